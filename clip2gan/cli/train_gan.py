@@ -1,0 +1,160 @@
+"""`clip2gan train-gan`: a StyleGAN2 from a folder or zip of pictures."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import click
+
+from clip2gan.cli._common import EXISTING, Finite, device_option, progress, resolve_device, seed_option
+
+EXAMPLE = """
+Example:
+
+    clip2gan train-gan --data avatars.zip --preset avatars --out runs/gan
+
+The same command goes on where it was stopped. The folder holds config.json, log.jsonl, checkpoints/, samples/
+and generator.safetensors, which train-mapper and --generator take.
+"""
+
+# The presets' shapes and phases; every option below overrides its part.
+PRESETS = {
+    # Cartoon faces on two CPU cores. The focus is where eyes and mouths are, which cover few pixels.
+    "avatars": {
+        "latent": 128,
+        "channel_base": 2048,
+        "channel_max": 128,
+        "mapping_layers": 4,
+        "batch": 8,
+        "autoencoder_images": 180_000,
+        "mapping_steps": 4_000,
+        "adversarial_images": 60_000,
+        "adversarial_lr": 5e-4,
+        "autoencoder_weight": 10.0,
+        "noise": False,
+        "r1_gamma": 1.0,
+        "focus": ((0.30, 0.30, 0.70, 0.62), 2.0),
+    },
+    # Config F of the StyleGAN2 paper: adversarial training alone, for large collections and GPUs.
+    "stylegan2": {
+        "latent": 512,
+        "channel_base": 32768,
+        "channel_max": 512,
+        "mapping_layers": 8,
+        "batch": 32,
+        "autoencoder_images": 0,
+        "mapping_steps": 0,
+        "adversarial_images": 25_000_000,
+        "adversarial_lr": 2e-3,
+        "autoencoder_weight": 0.0,
+        "noise": True,
+        "r1_gamma": 10.0,
+        "focus": None,
+    },
+}
+
+
+@click.command(epilog=EXAMPLE)
+@click.option("--data", type=EXISTING, required=True, help="A folder or zip of pictures.")
+@click.option(
+    "--condition",
+    type=click.Choice(["none"]),
+    default="none",
+    show_default=True,
+    help="What the generator is told: nothing but its random latent.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="avatars",
+    show_default=True,
+    help="Sizes and phases to start from.",
+)
+@click.option(
+    "--resolution", type=int, default=64, show_default=True, help="Pixels along a side; a power of two."
+)
+@click.option("--batch", type=click.IntRange(1), help="Pictures a step.")
+@click.option(
+    "--autoencoder-images", type=click.IntRange(0), help="Length of the autoencoder phase, in pictures."
+)
+@click.option("--mapping-steps", type=click.IntRange(0), help="Steps of the mapping phase.")
+@click.option(
+    "--adversarial-images", type=click.IntRange(0), help="Length of the adversarial phase, in pictures."
+)
+@click.option(
+    "--adversarial-lr", type=Finite(0, min_open=True), help="Learning rate of the adversarial phase."
+)
+@click.option("--r1-gamma", type=Finite(0), help="Weight of the gradient penalty.")
+@click.option("--half/--no-half", default=True, show_default=True, help="Compute in 16 bit where it is safe.")
+@click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@device_option
+@seed_option
+def command(
+    data: Path,
+    condition: str,
+    preset: str,
+    resolution: int,
+    batch: int | None,
+    autoencoder_images: int | None,
+    mapping_steps: int | None,
+    adversarial_images: int | None,
+    adversarial_lr: float | None,
+    r1_gamma: float | None,
+    half: bool,
+    dry_run: bool,
+    out: Path,
+    device: str,
+    seed: int,
+) -> None:
+    """Train a StyleGAN2 from pictures alone."""
+    from clip2gan.data.pictures import open_pictures
+    from stylegan2 import GeneratorConfig
+    from stylegan2.runs import RunFolder
+    from stylegan2.training import TrainingConfig, train
+    from stylegan2.training.losses import Focus
+
+    chosen = PRESETS[preset]
+    try:
+        shape = GeneratorConfig(
+            z_dim=chosen["latent"],
+            w_dim=chosen["latent"],
+            img_resolution=resolution,
+            channel_base=chosen["channel_base"],
+            channel_max=chosen["channel_max"],
+            mapping_layers=chosen["mapping_layers"],
+        )
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--resolution'") from error
+    config = TrainingConfig(
+        generator=shape,
+        seed=seed,
+        batch=chosen["batch"],
+        autoencoder_images=chosen["autoencoder_images"],
+        focus=chosen["focus"] and Focus(*chosen["focus"]),
+        mapping_steps=chosen["mapping_steps"],
+        adversarial_images=chosen["adversarial_images"],
+        adversarial_lr=chosen["adversarial_lr"],
+        autoencoder_weight=chosen["autoencoder_weight"],
+        noise=chosen["noise"],
+        r1_gamma=chosen["r1_gamma"],
+        half=half,
+    )
+    overrides = {
+        "batch": batch,
+        "autoencoder_images": autoencoder_images,
+        "mapping_steps": mapping_steps,
+        "adversarial_images": adversarial_images,
+        "adversarial_lr": adversarial_lr,
+        "r1_gamma": r1_gamma,
+    }
+    config = replace(config, **{name: value for name, value in overrides.items() if value is not None})
+    settings = {"command": "train-gan", "condition": condition, "data": data.name, **asdict(config)}
+    click.echo(json.dumps(settings, indent=2), err=True)
+    if dry_run:
+        return
+    where = resolve_device(device)
+    run = RunFolder.open(out, settings)
+    pictures = open_pictures(data, resolution)
+    train(config, pictures, run, where, progress=lambda steps: progress(steps, "training"))
+    click.echo(f"wrote {run.path / 'generator.safetensors'}")

@@ -1,0 +1,110 @@
+"""StyleGAN2's residual discriminator, and an encoder to W with the same trunk."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from stylegan2.generator import GeneratorConfig
+from stylegan2.layers import Conv2dLayer, FullyConnectedLayer, half_dtype
+
+MINIBATCH_STD_GROUP = 4
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two convolutions and a skip, halving the resolution; the first block takes RGB."""
+
+    def __init__(self, config: GeneratorConfig, resolution: int):
+        super().__init__()
+        channels, out_channels = config.channels(resolution), config.channels(resolution // 2)
+        self.is_half = config.uses_half(resolution)
+        self.is_first = resolution == config.img_resolution
+        clamp = config.conv_clamp
+        if self.is_first:
+            self.fromrgb = Conv2dLayer(config.img_channels, channels, 1, activation="lrelu", conv_clamp=clamp)
+        self.conv0 = Conv2dLayer(channels, channels, 3, activation="lrelu", conv_clamp=clamp)
+        self.conv1 = Conv2dLayer(channels, out_channels, 3, activation="lrelu", down=2, conv_clamp=clamp)
+        self.skip = Conv2dLayer(channels, out_channels, 1, bias=False, down=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(half_dtype(x.device) if self.is_half else torch.float32)
+        if self.is_first:
+            x = self.fromrgb(x)
+        # Halving the variance of each branch keeps that of their sum.
+        return self.skip(x, gain=math.sqrt(0.5)) + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """Minibatch standard deviation, a convolution and two dense layers: features at 4x4 to a logit."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        channels = config.channels(4)
+        self.conv = Conv2dLayer(channels + 1, channels, 3, activation="lrelu", conv_clamp=config.conv_clamp)
+        self.fc = FullyConnectedLayer(channels * 16, channels, activation="lrelu")
+        self.out = FullyConnectedLayer(channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(torch.cat([x, _minibatch_std(x)], dim=1))
+        return self.out(self.fc(x.flatten(1)))
+
+
+class EncoderEpilogue(nn.Module):
+    """A convolution and two dense layers: features at 4x4 to a latent w."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        channels = config.channels(4)
+        self.conv = Conv2dLayer(channels, channels, 3, activation="lrelu", conv_clamp=config.conv_clamp)
+        self.fc = FullyConnectedLayer(channels * 16, 2 * config.w_dim, activation="lrelu")
+        self.out = FullyConnectedLayer(2 * config.w_dim, config.w_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.fc(self.conv(x).flatten(1)))
+
+
+class ImageTrunk(nn.Module):
+    """Pictures [N, img_channels, R, R] down to features at 4x4, then `epilogue`, stored as b4."""
+
+    def __init__(self, config: GeneratorConfig, epilogue: nn.Module):
+        super().__init__()
+        self.config = config
+        self.block_resolutions = config.block_resolutions[:0:-1]
+        for resolution in self.block_resolutions:
+            setattr(self, f"b{resolution}", DiscriminatorBlock(config, resolution))
+        self.b4 = epilogue
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images
+        for resolution in self.block_resolutions:
+            x = getattr(self, f"b{resolution}")(x)
+        return self.b4(x.to(torch.float32))
+
+
+class Discriminator(ImageTrunk):
+    """Pictures [N, img_channels, R, R] -> logits [N, 1], high for real ones."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__(config, DiscriminatorEpilogue(config))
+
+
+class Encoder(ImageTrunk):
+    """Pictures [N, img_channels, R, R] -> latents w [N, w_dim]."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__(config, EncoderEpilogue(config))
+
+
+def copy_trunk(source: ImageTrunk, target: ImageTrunk) -> None:
+    """Give `target` the blocks of `source` above the epilogue."""
+    for resolution in source.block_resolutions:
+        getattr(target, f"b{resolution}").load_state_dict(getattr(source, f"b{resolution}").state_dict())
+
+
+def _minibatch_std(x: Tensor) -> Tensor:
+    """The standard deviation over groups of pictures, averaged to one number a group: [N, 1, H, W]."""
+    n, _, height, width = x.shape
+    group = math.gcd(n, MINIBATCH_STD_GROUP)
+    # Member i of group j is picture i * (n / group) + j.
+    std = (x.reshape(group, n // group, -1).var(dim=0, unbiased=False) + 1e-8).sqrt()
+    return std.mean(dim=1).repeat(group).reshape(n, 1, 1, 1).expand(n, 1, height, width)

@@ -1,0 +1,302 @@
+"""The StyleGAN2 generator (Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN").
+
+Parameters carry the names of NVIDIA's PyTorch checkpoints, so that converted weights load unrenamed.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stylegan2.files import load_tensors, load_weights, save_tensors
+from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
+from stylegan2.ops import bias_act, setup_filter
+from stylegan2.ops.resample import blur_after_upsampling, upsample2d
+
+NoiseMode = Literal["const", "random", "none"]
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """A generator's shape.
+
+    img_resolution: a power of two, at least 8. channel_base, channel_max: a layer at resolution r has
+    min(channel_base // r, channel_max) channels. mapping_layers: depth of the mapping network.
+    num_fp16_res: how many of the highest resolutions run in 16 bit; conv_clamp: bound on activations there.
+    """
+
+    z_dim: int = 512
+    c_dim: int = 0
+    w_dim: int = 512
+    img_resolution: int = 1024
+    img_channels: int = 3
+    channel_base: int = 32768
+    channel_max: int = 512
+    mapping_layers: int = 8
+    num_fp16_res: int = 0
+    conv_clamp: float | None = None
+
+    def __post_init__(self):
+        if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
+            raise ValueError(
+                f"img_resolution must be a power of two of at least 8, got {self.img_resolution}"
+            )
+
+    @property
+    def block_resolutions(self) -> list[int]:
+        return [2**i for i in range(2, int(math.log2(self.img_resolution)) + 1)]
+
+    @property
+    def num_ws(self) -> int:
+        """How many latents the synthesis network takes: one a convolution, and one for the last RGB layer."""
+        return 2 * len(self.block_resolutions)
+
+    def channels(self, resolution: int) -> int:
+        return min(self.channel_base // resolution, self.channel_max)
+
+    def uses_half(self, resolution: int) -> bool:
+        """Whether this resolution runs in 16 bit (never below 8)."""
+        return resolution >= max(self.img_resolution * 2 // 2**self.num_fp16_res, 8)
+
+
+class MappingNetwork(nn.Module):
+    """Latents z (and labels c) to intermediate latents ws."""
+
+    w_avg: Tensor
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.num_ws, self.num_layers = config.num_ws, config.mapping_layers
+        if config.c_dim > 0:
+            self.embed = FullyConnectedLayer(config.c_dim, config.w_dim)
+        self.c_dim = config.c_dim
+        width = config.z_dim + (config.w_dim if config.c_dim > 0 else 0)
+        for index in range(self.num_layers):
+            layer = FullyConnectedLayer(width, config.w_dim, activation="lrelu", lr_multiplier=0.01)
+            setattr(self, f"fc{index}", layer)
+            width = config.w_dim
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> Tensor:
+        """z [N, z_dim] standard normal, c [N, c_dim] labels -> ws [N, num_ws, w_dim].
+
+        truncation_psi pulls towards w_avg (1 leaves as is, 0 gives w_avg), in the first `truncation_cutoff`
+        layers (default all). Raises ValueError when labels are needed and not given.
+        """
+        x = _normalize_second_moment(z.to(torch.float32))
+        if self.c_dim > 0:
+            if c is None:
+                raise ValueError(f"this generator is conditional: give labels c [N, {self.c_dim}]")
+            x = torch.cat([x, _normalize_second_moment(self.embed(c.to(torch.float32)))], dim=1)
+        for index in range(self.num_layers):
+            x = getattr(self, f"fc{index}")(x)
+        ws = x[:, None].repeat(1, self.num_ws, 1)
+        return truncate(ws, self.w_avg, truncation_psi, truncation_cutoff)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution (doubling the resolution when `up` is 2), noise, bias, leaky ReLU, clamp."""
+
+    noise_const: Tensor
+    resample_filter: Tensor
+
+    def __init__(
+        self, config: GeneratorConfig, in_channels: int, out_channels: int, resolution: int, up: int = 1
+    ):
+        super().__init__()
+        self.up, self.conv_clamp = up, config.conv_clamp
+        self.affine = FullyConnectedLayer(config.w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
+
+    def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode) -> Tensor:
+        x = modulated_conv2d(x, self.weight, self.affine(w), self.resample_filter if self.up == 2 else None)
+        if noise_mode == "const":
+            x = x + (self.noise_const * self.noise_strength).to(x.dtype)
+        elif noise_mode == "random":
+            noise = torch.randn([x.shape[0], 1, *x.shape[2:]], device=x.device)
+            x = x + (noise * self.noise_strength).to(x.dtype)
+        return bias_act(x, self.bias, act="lrelu", clamp=self.conv_clamp and self.conv_clamp * math.sqrt(2))
+
+
+class ToRGBLayer(nn.Module):
+    """Modulated 1x1 convolution to colours, without demodulation or activation."""
+
+    def __init__(self, config: GeneratorConfig, in_channels: int):
+        super().__init__()
+        self.conv_clamp = config.conv_clamp
+        self.affine = FullyConnectedLayer(config.w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(config.img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(config.img_channels))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        styles = self.affine(w) * self.weight_gain
+        x = F.conv2d(x * styles.to(x.dtype)[:, :, None, None], self.weight.to(x.dtype))
+        return bias_act(x, self.bias, clamp=self.conv_clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: the constant or an upsampling convolution, a convolution, and the RGB it adds."""
+
+    resample_filter: Tensor
+
+    def __init__(self, config: GeneratorConfig, resolution: int):
+        super().__init__()
+        channels = config.channels(resolution)
+        self.is_half = config.uses_half(resolution)
+        self.is_first = resolution == 4
+        if self.is_first:
+            self.const = nn.Parameter(torch.randn(channels, 4, 4))
+        else:
+            self.conv0 = SynthesisLayer(config, config.channels(resolution // 2), channels, resolution, up=2)
+        self.conv1 = SynthesisLayer(config, channels, channels, resolution)
+        self.torgb = ToRGBLayer(config, channels)
+        self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
+
+    def forward(
+        self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: NoiseMode
+    ) -> tuple[Tensor, Tensor]:
+        """ws [N, 2 or 3, w_dim]: one a convolution, one for RGB; returns features and the picture so far."""
+        dtype = half_dtype(ws.device) if self.is_half else torch.float32
+        convs = iter(ws.unbind(dim=1))
+        if x is None:
+            x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
+            if self.is_half:
+                x = x.contiguous(memory_format=torch.channels_last)
+        else:
+            x = self.conv0(
+                x.to(dtype, memory_format=torch.channels_last if self.is_half else torch.preserve_format),
+                next(convs),
+                noise_mode,
+            )
+        features = self.conv1(x, next(convs), noise_mode)
+        rgb = self.torgb(features, next(convs)).to(torch.float32)
+        return features, (rgb if image is None else upsample2d(image, self.resample_filter) + rgb)
+
+
+class SynthesisNetwork(nn.Module):
+    """Intermediate latents ws to pictures."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.num_ws, self.w_dim = config.num_ws, config.w_dim
+        self.block_resolutions = config.block_resolutions
+        for resolution in self.block_resolutions:
+            setattr(self, f"b{resolution}", SynthesisBlock(config, resolution))
+
+    def forward(self, ws: Tensor, noise_mode: NoiseMode = "const") -> Tensor:
+        """ws [N, num_ws, w_dim] -> pictures [N, img_channels, R, R], float32, about [-1, 1].
+
+        noise_mode: "const" (the stored noise; repeatable), "random" (drawn anew) or "none".
+        """
+        if ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
+        if noise_mode not in ("const", "random", "none"):
+            raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
+        ws = ws.to(torch.float32)
+        x = image = None
+        first = 0
+        for resolution in self.block_resolutions:
+            # A block's RGB layer shares its latent with the next block's first convolution.
+            num_convs = 1 if resolution == 4 else 2
+            block = getattr(self, f"b{resolution}")
+            x, image = block(x, image, ws[:, first : first + num_convs + 1], noise_mode)
+            first += num_convs
+        assert image is not None
+        return image
+
+
+class Generator(nn.Module):
+    """Mapping and synthesis together."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        self.mapping = MappingNetwork(config)
+        self.synthesis = SynthesisNetwork(config)
+
+    @property
+    def num_ws(self) -> int:
+        return self.config.num_ws
+
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        noise_mode: NoiseMode = "const",
+    ) -> Tensor:
+        """z [N, z_dim] -> pictures [N, img_channels, R, R], about [-1, 1]."""
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
+        return self.synthesis(ws, noise_mode=noise_mode)
+
+
+def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, up_filter: Tensor | None = None) -> Tensor:
+    """3x3 convolution with weights w'[n,o,i,k] = w[o,i,k] s[n,i] / sqrt(sum_ik (w s)^2 + 1e-8).
+
+    x [N, I, H, W], weight [O, I, 3, 3], styles [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] by a transposed
+    convolution and `up_filter`. Equations 1 and 3 of the StyleGAN2 paper, computed by scaling what goes in
+    (by s) and what comes out (by the demodulation) instead of the weights, which would differ by picture.
+    """
+    demodulation = (styles.square() @ weight.square().sum(dim=[2, 3]).T + 1e-8).rsqrt()
+    if x.dtype == torch.float16:
+        # Demodulation cancels any scale of weights and styles; these keep the sums inside float16's range.
+        weight_scale = weight.abs().amax(dim=[1, 2, 3], keepdim=True) * math.sqrt(weight[0].numel())
+        style_scale = styles.abs().amax(dim=1, keepdim=True)
+        weight, styles = weight / weight_scale, styles / style_scale
+        demodulation = demodulation * weight_scale[:, 0, 0, 0] * style_scale
+    x = x * styles.to(x.dtype)[:, :, None, None]
+    weight = weight.to(x.dtype)
+    if up_filter is None:
+        x = F.conv2d(x, weight, padding=1)
+    else:
+        x = blur_after_upsampling(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), up_filter)
+    return x * demodulation.to(x.dtype)[:, :, None, None]
+
+
+def truncate(
+    ws: Tensor, w_avg: Tensor, truncation_psi: float = 1.0, truncation_cutoff: int | None = None
+) -> Tensor:
+    """w_avg + psi (ws - w_avg), in the first `truncation_cutoff` of num_ws layers (default all)."""
+    if truncation_psi == 1:
+        return ws
+    cut = ws.shape[1] if truncation_cutoff is None else truncation_cutoff
+    return torch.cat([w_avg.lerp(ws[:, :cut], truncation_psi), ws[:, cut:]], dim=1)
+
+
+def save_generator(generator: Generator, path: str | Path) -> None:
+    """Write the weights as safetensors, with the configuration in the header."""
+    save_tensors(path, generator.state_dict(), asdict(generator.config))
+
+
+def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
+    """Read what `save_generator` wrote (16-bit weights become float32): frozen, in eval mode, on `device`.
+
+    Raises FileNotFoundError, or ValueError when the file is not whole, not a generator, or does not fit.
+    """
+    tensors, config = load_tensors(path)
+    try:
+        generator = Generator(GeneratorConfig(**config))
+    except TypeError as error:
+        raise ValueError(f"{path}: its header does not describe a StyleGAN2 generator ({error})") from error
+    load_weights(generator, tensors, str(path))
+    return generator.eval().requires_grad_(False).to(device)
+
+
+def _normalize_second_moment(x: Tensor) -> Tensor:
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()

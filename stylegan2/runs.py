@@ -1,0 +1,172 @@
+"""Run folders: what a training writes, and how the same command goes on after it was killed.
+
+    config.json     the settings, fixed for the life of the run
+    log.jsonl       one JSON object a log step
+    checkpoints/    00001000.safetensors, ...: written whole, then renamed; the newest two are kept
+    samples/        preview pictures
+    tensorboard/    the figures of log.jsonl, when tensorboard is installed
+
+Every random number of step n comes from `step_generator(seed, n)`, so a run that goes on from a checkpoint
+draws what an uninterrupted run would have drawn.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stylegan2.files import atomic_path, load_tensors, save_tensors
+
+CHECKPOINTS_KEPT = 2
+
+
+class RunFolder:
+    """One training's folder. Make it with `RunFolder.open`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.samples = path / "samples"
+        self._log_file = path / "log.jsonl"
+        self._writer = _tensorboard_writer(path / "tensorboard")
+        self._start = time.monotonic() - self._seconds_logged()
+
+    @classmethod
+    def open(cls, path: str | Path, config: Mapping[str, Any]) -> "RunFolder":
+        """Create the folder, or go on in it when its settings are the same.
+
+        Raises ValueError when `path` is a file, holds something else, or was begun with other settings.
+        """
+        path = Path(path)
+        config_file = path / "config.json"
+        config = json.loads(json.dumps(config))  # tuples become lists, as in the file
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; --out must name a folder")
+        if config_file.is_file():
+            _check_same(json.loads(config_file.read_text()), config, path)
+        elif path.is_dir() and any(path.iterdir()):
+            raise ValueError(f"{path} is not empty and not a training's folder; choose another --out")
+        else:
+            with atomic_path(config_file) as temporary:
+                temporary.write_text(json.dumps(config, indent=2) + "\n")
+        for folder in ("checkpoints", "samples"):
+            (path / folder).mkdir(exist_ok=True)
+        return cls(path)
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
+        """Write checkpoint `step` and drop all but the newest two."""
+        save_tensors(self._checkpoint(step), tensors, {"step": step, **extra})
+        for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
+            old.unlink()
+
+    def latest(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """The newest readable checkpoint as (step, tensors, extra), or None; later log lines are dropped."""
+        for path in reversed(self._checkpoints()):
+            try:
+                tensors, extra = load_tensors(path)
+            except ValueError:
+                continue  # damaged by something else than us: the one before still serves
+            step = int(extra.pop("step"))
+            self._truncate_log(step)
+            return step, tensors, extra
+        self._truncate_log(-1)
+        return None
+
+    def log(self, step: int, **figures: float) -> None:
+        """Append one line of figures to log.jsonl (and to TensorBoard)."""
+        line = {"step": step, "seconds": round(time.monotonic() - self._start, 1)}
+        line.update({name: float(f"{float(value):.6g}") for name, value in figures.items()})
+        with self._log_file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._writer is not None:
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"{step:08d}.safetensors"
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
+
+    def _log_lines(self) -> list[dict[str, Any]]:
+        if not self._log_file.is_file():
+            return []
+        lines = []
+        for line in self._log_file.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # the line that a kill cut short
+        return lines
+
+    def _truncate_log(self, step: int) -> None:
+        kept = [line for line in self._log_lines() if line["step"] <= step]
+        if self._log_file.is_file():
+            with atomic_path(self._log_file) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._start = time.monotonic() - self._seconds_logged()
+
+    def _seconds_logged(self) -> float:
+        lines = self._log_lines()
+        return lines[-1]["seconds"] if lines else 0.0
+
+
+def pack(**parts: nn.Module | Optimizer) -> dict[str, Tensor]:
+    """Flat tensors of modules ("G/mapping.fc0.weight") and optimizers ("opt/0/exp_avg")."""
+    tensors: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            tensors.update({f"{name}/{key}": value for key, value in part.state_dict().items()})
+        else:
+            for index, state in part.state_dict()["state"].items():
+                tensors.update(
+                    {f"{name}/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
+                )
+    return tensors
+
+
+def unpack(tensors: Mapping[str, Tensor], **parts: nn.Module | Optimizer) -> None:
+    """Put back, in place, what `pack` took out. Raises ValueError when a module's names do not match."""
+    for name, part in parts.items():
+        prefix = f"{name}/"
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if isinstance(part, nn.Module):
+            try:
+                part.load_state_dict(own)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"checkpoint does not fit {name}: {str(error).splitlines()[-1].strip()}"
+                ) from error
+        else:
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in own.items():
+                index, field = key.split("/")
+                state.setdefault(int(index), {})[field] = value
+            part.load_state_dict({**part.state_dict(), "state": state})
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The CPU generator of a step: the same for the same (seed, step), independent between steps."""
+    # Neighbouring seeds give related streams in some generators; a large odd multiplier spreads them.
+    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 1) % 2**63)
+
+
+def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if different:
+        changes = ", ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in different)
+        raise ValueError(
+            f"{path} was begun with other settings ({changes}); use the same ones or another --out"
+        )
+
+
+def _tensorboard_writer(path: Path) -> Any | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(path))

@@ -1,0 +1,5 @@
+"""Training a StyleGAN2 from pictures alone."""
+
+from stylegan2.training.loop import Pictures, TrainingConfig, train
+
+__all__ = ["Pictures", "TrainingConfig", "train"]

@@ -1,0 +1,88 @@
+"""Run folders: resuming, refusing other settings, exact state."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from stylegan2.runs import RunFolder, pack, step_generator, unpack
+
+
+def test_latest_is_the_newest_whole_checkpoint(tmp_path):
+    run = RunFolder.open(tmp_path / "run", {"lr": 0.1})
+    assert run.latest() is None
+    for step in (10, 20, 30):
+        run.save(step, {"x": torch.tensor([float(step)])}, {"note": step})
+    files = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert [file.name for file in files] == ["00000020.safetensors", "00000030.safetensors"]
+    found = run.latest()
+    assert found is not None
+    assert found[0] == 30
+    assert found[1]["x"].item() == 30
+    assert found[2] == {"note": 30}
+    files[-1].write_bytes(b"cut short")
+    found = run.latest()
+    assert found is not None
+    assert found[0] == 20
+
+
+def test_log_lines_after_the_checkpoint_are_dropped(tmp_path):
+    run = RunFolder.open(tmp_path, {})
+    run.log(1, loss=3.0)
+    run.save(1, {}, {})
+    run.log(2, loss=2.0)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')  # what a kill leaves
+    again = RunFolder.open(tmp_path, {})
+    again.latest()
+    again.log(2, loss=2.5)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 3.0), (2, 2.5)]
+    assert lines[1]["seconds"] >= lines[0]["seconds"]
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    RunFolder.open(tmp_path / "run", {"lr": 0.1, "betas": (0.0, 0.99)})
+    RunFolder.open(tmp_path / "run", {"lr": 0.1, "betas": (0.0, 0.99)})
+    with pytest.raises(ValueError, match=r"begun with other settings \(lr: 0.1 -> 0.2\)"):
+        RunFolder.open(tmp_path / "run", {"lr": 0.2, "betas": (0.0, 0.99)})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="not empty and not a training's folder"):
+        RunFolder.open(tmp_path / "other", {})
+    with pytest.raises(ValueError, match="is a file; --out must name a folder"):
+        RunFolder.open(tmp_path / "other" / "thesis.tex", {})
+
+
+def test_pack_and_unpack_restore_modules_and_optimizers():
+    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.Linear(3, 2)
+        return model, torch.optim.Adam(model.parameters())
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        model(torch.ones(1, 3)).square().sum().backward()
+        optimizer.step()
+
+    torch.manual_seed(0)
+    model, optimizer = make()
+    step(model, optimizer)
+    state = {name: tensor.clone() for name, tensor in pack(m=model, o=optimizer).items()}
+    other, other_optimizer = make()
+    unpack(state, m=other, o=other_optimizer)
+    step(model, optimizer)
+    step(other, other_optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 10**7))
+def test_step_generators_repeat_and_differ(seed, step):
+    def draw(seed: int, step: int) -> list[float]:
+        return torch.rand(4, generator=step_generator(seed, step)).tolist()
+
+    assert draw(seed, step) == draw(seed, step)
+    assert draw(seed, step) != draw(seed, step + 1)
+    assert draw(seed, step) != draw(seed + 1, step)
