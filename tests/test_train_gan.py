@@ -87,7 +87,7 @@ def test_a_stopped_training_goes_on_exactly(tmp_path, stop):
 
 
 def test_the_autoencoder_learns(tmp_path):
-    config = replace(CONFIG, autoencoder_images=800, mapping_steps=0, adversarial_images=0, half=False)
+    config = replace(CONFIG, autoencoder_images=1600, mapping_steps=0, adversarial_images=0, half=False)
     train(config, Patches(), RunFolder.open(tmp_path, {}), CPU)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["reconstruction"] < 0.9 * lines[0]["reconstruction"]

@@ -1,0 +1,222 @@
+"""What the commands share: options, checks before anything is computed, progress, reports."""
+
+import contextlib
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from clip2gan.defaults import INVERSION_STEPS
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from clip2gan.pipeline import Clip2Gan
+
+T = TypeVar("T")
+
+OTHER_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+class Finite(click.FloatRange):
+    """A number in a range; NaN, which compares with nothing, is refused too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING = click.Path(exists=True, path_type=Path)
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes the fastest there is.",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Where all random numbers come from.",
+)
+force_option = click.option("--force", is_flag=True, help="Overwrite files that exist.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+model_option = click.option(
+    "--model",
+    default="avatars",
+    show_default=True,
+    metavar="NAME|FOLDER|hf-hub:ORG/NAME",
+    help="Which model; `clip2gan models` lists those at hand.",
+)
+mapper_option = click.option(
+    "--mapper", metavar="KIND", help="Which of the model's mappers.  [default: its first]"
+)
+steps_option = click.option(
+    "--steps",
+    type=click.IntRange(0, 100_000),
+    default=INVERSION_STEPS,
+    show_default=True,
+    help="Optimisation steps for a picture's latents; 0 takes the mapper's estimate.",
+)
+
+
+@contextlib.contextmanager
+def blame(option: str) -> Iterator[None]:
+    """Turn a ValueError of the library into a bad argument (exit code 2) of this option."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
+
+
+def resolve_device(name: str) -> "torch.device":
+    """The device of `--device`; a bad argument when this machine does not have it."""
+    from clip2gan import devices
+
+    with blame("--device"):
+        return devices.resolve_device(name)
+
+
+def load_model(model: str, device: str, mapper: str | None) -> "Clip2Gan":
+    """The model of these three options; mistakes in their names are found before torch is imported."""
+    from clip2gan.bundle import choose_mapper, locate_bundle, read_config
+
+    with blame("--model"):
+        folder = locate_bundle(model)
+    config = read_config(folder)
+    with blame("--mapper"):
+        choose_mapper(config, mapper, model)
+    where = resolve_device(device)
+
+    from clip2gan.bundle import load_bundle
+    from clip2gan.pipeline import Clip2Gan
+
+    return Clip2Gan(load_bundle(str(folder), where, mapper), model)
+
+
+def is_file_name(out: Path, suffix: str = ".png") -> bool:
+    """Whether `--out` names a file with this suffix, rather than a folder.
+
+    Raises click.BadParameter for the suffix of a kind of picture that is not written.
+    """
+    if out.is_dir():
+        return False
+    if suffix == ".png" and out.suffix.lower() in OTHER_PICTURE_SUFFIXES:
+        message = f"{out}: pictures are written as PNG; name it {out.with_suffix('.png').name}"
+        raise click.BadParameter(message, param_hint="'--out'")
+    return out.suffix.lower() == suffix
+
+
+def check_outputs(paths: Sequence[Path], force: bool) -> None:
+    """Refuse, before anything is computed, what could not be written in the end; nothing is left behind."""
+    for path in paths:
+        if path.is_dir():
+            raise click.ClickException(f"{path} is a folder; give another --out")
+    taken = [path for path in paths if path.exists()]
+    if taken and not force:
+        more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
+        raise click.ClickException(
+            f"{taken[0]} exists already{more}; give --force to overwrite, or another --out"
+        )
+    for folder in {path.parent for path in paths}:
+        _check_writable(folder)
+
+
+def _check_writable(folder: Path) -> None:
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir():
+        raise click.ClickException(
+            f"{existing} is a file, so {folder} cannot be a folder; give another --out"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot write to {existing}: {error.strerror}; give another --out"
+        ) from error
+
+
+def input_pictures(image: Path) -> list[Path]:
+    """The pictures of an `--image FILE|FOLDER`. A single file is read here already, to fail early."""
+    from clip2gan.images import picture_files, read_picture
+
+    if not image.is_dir():
+        read_picture(image)
+        return [image]
+    with blame("--image"):
+        return picture_files(image)
+
+
+def readable(paths: Sequence[Path], report: "Report") -> "Iterator[tuple[Path, Image.Image]]":
+    """Read pictures one by one; of several, those that cannot be read are left out and reported."""
+    from clip2gan.images import read_picture
+
+    for path in paths:
+        try:
+            picture = read_picture(path)
+        except (ValueError, OSError) as error:
+            if len(paths) == 1:
+                raise
+            report.skipped(path, str(error))
+        else:
+            yield path, picture
+
+
+def progress(iterable: Iterable[T], desc: str, total: int | None = None) -> Iterable[T]:
+    """A progress bar on stderr, on a terminal only, for what takes more than two seconds."""
+    if not sys.stderr.isatty():
+        return iterable
+    from tqdm import tqdm
+
+    return tqdm(iterable, desc=desc, total=total, delay=2, leave=False)
+
+
+def warn(message: str) -> None:
+    """One line on stderr; the command goes on."""
+    click.echo(f"Warning: {' '.join(message.split())}", err=True)
+
+
+class Report:
+    """Tells what was decided and what was written: lines for a reader, or one JSON object at the end."""
+
+    def __init__(self, command: str, settings: Mapping[str, Any], as_json: bool):
+        self.result: dict[str, Any] = {"command": command, **settings, "files": [], "skipped": []}
+        self._as_json = as_json
+        if not as_json:
+            shown = {name: value for name, value in settings.items() if value is not None}
+            shown.pop("versions", None)
+            shown["fingerprint"] = shown["fingerprint"][:12]
+            click.echo(", ".join(f"{name} {value}" for name, value in shown.items()))
+
+    def wrote(self, path: Path, **facts: Any) -> None:
+        """Tell of a file that is whole now."""
+        self.result["files"].append({"path": str(path), **facts})
+        if not self._as_json:
+            click.echo(f"wrote {path}")
+
+    def skipped(self, path: Path, reason: str) -> None:
+        """Tell of an input that could not be used."""
+        self.result["skipped"].append({"path": str(path), "reason": reason})
+        warn(f"skipped {reason}")
+
+    def close(self) -> None:
+        """Print the JSON, if that is what is wanted. Raises click.ClickException if anything was skipped."""
+        if self._as_json:
+            click.echo(json.dumps(self.result, indent=2))
+        if self.result["skipped"]:
+            raise click.ClickException(
+                f"{len(self.result['skipped'])} pictures were skipped; the rest is done"
+            )

@@ -1,0 +1,172 @@
+"""`clip2gan train-mapper`: the bridge from CLIP's embeddings to a generator's latents."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from clip2gan.cli._common import Finite, blame, device_option, resolve_device, seed_option
+
+if TYPE_CHECKING:
+    from clip2gan.training.mapper import MapperTraining
+
+AVATARS = "avatars"
+EXAMPLE = """
+Example:
+
+    clip2gan train-mapper --generator runs/gan/generator.safetensors --clip ViT-B-16:laion2b_s34b_b88k
+    --data sampled --data pictures.zip --out runs/mapper
+
+The same command goes on where it was stopped. The folder holds config.json, log.jsonl, checkpoints/, samples/
+(previews), cache/ (embeddings) and in the end bundle/, which every --model takes. No captions are used.
+"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.option(
+    "--generator",
+    "generator_source",
+    default=AVATARS,
+    show_default=True,
+    metavar="avatars|FILE",
+    help="The frozen StyleGAN2.",
+)
+@click.option(
+    "--clip",
+    "clip_spec",
+    default=AVATARS,
+    show_default=True,
+    metavar="avatars|ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR",
+    help="The frozen CLIP.",
+)
+@click.option("--mapper", "kind", metavar="mlp", help="Kind of the mapper.  [default: the preset's]")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="sampled|DIR|ZIP",
+    help="What is reconstructed: pictures drawn from the generator, or given; several are mixed.  "
+    "[default: sampled]",
+)
+@click.option(
+    "--preset", help="Settings to start from.  [default: avatars for that generator, else clip2gan]"
+)
+@click.option("--steps", type=click.IntRange(1), help="Steps through the generator.")
+@click.option("--batch", type=click.IntRange(1), help="Pictures in each of them.")
+@click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of them.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of the forward passes.")
+@click.option("--gap", help="Remedy for the modality gap: none, shift, knn or anchor.")
+@click.option("--samples", type=click.IntRange(1), help="Pairs of latent and embedding to draw beforehand.")
+@click.option("--prompts", type=click.Path(), help="Plain texts about the domain, one a line; for the gap.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any setting that --dry-run shows."
+)
+@click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@device_option
+@seed_option
+def command(
+    *,
+    generator_source: str,
+    clip_spec: str,
+    kind: str | None,
+    data: tuple[str, ...],
+    preset: str | None,
+    steps: int | None,
+    batch: int | None,
+    lr: float | None,
+    precision: str | None,
+    gap: str | None,
+    samples: int | None,
+    prompts: str | None,
+    assignments: tuple[str, ...],
+    dry_run: bool,
+    out: Path,
+    device: str,
+    seed: int,
+) -> None:
+    """Train a mapper on pictures alone, by reconstruction through the frozen generator."""
+    generator_file = _generator_file(generator_source)
+    options = {
+        "mapper": kind,
+        "data": data or None,
+        "steps": steps,
+        "batch": batch,
+        "lr": lr,
+        "precision": precision,
+        "gap": gap,
+        "samples": samples,
+        "prompts": prompts,
+        "seed": seed,
+    }
+    config = _configuration(preset or _default_preset(generator_source), options, assignments)
+
+    from clip2gan.clip import ClipEncoder
+    from clip2gan.data.pictures import open_pictures
+    from clip2gan.data.samples import plain_prompts, weights_fingerprint
+    from clip2gan.training.mapper import SAMPLED, train_mapper, untrained_mapper
+    from stylegan2 import load_generator
+    from stylegan2.runs import RunFolder
+
+    where = resolve_device(device)
+    plain_prompts(config.prompts)
+    generator = load_generator(generator_file, where)
+    clip = ClipEncoder.load(clip_spec, where)
+    resolution = generator.config.img_resolution
+    pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
+    with blame("--set"):
+        mapper = untrained_mapper(config, generator, clip)
+    settings = {
+        "generator": generator_source,
+        "generator_sha256": weights_fingerprint(generator),
+        "clip": clip_spec,
+        "clip_sha256": clip.fingerprint(),
+        "pictures": [len(source) for source in pictures],
+        **config.flat(),
+    }
+    for name, value in settings.items():
+        click.echo(f"{name}: {value}")
+    parameters = sum(parameter.numel() for parameter in mapper.parameters())
+    click.echo(f"a mapper of {parameters:,} parameters, trained on {where}")
+    if dry_run:
+        return
+    bundle = train_mapper(config, generator, clip, pictures, RunFolder.open(out, settings))
+    click.echo(f"wrote {bundle}")
+
+
+def _default_preset(generator_source: str) -> str:
+    return AVATARS if generator_source == AVATARS else "clip2gan"
+
+
+def _generator_file(source: str) -> Path:
+    from clip2gan.bundle import locate_bundle, read_config
+
+    if source == AVATARS:
+        with blame("--generator"):
+            folder = locate_bundle(source)
+        return folder / read_config(folder)["generator"]
+    if not Path(source).is_file():
+        message = f"{source}: no such file; give a StyleGAN2 as .safetensors, or avatars"
+        raise click.BadParameter(message, param_hint="'--generator'")
+    return Path(source)
+
+
+def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str, ...]) -> "MapperTraining":
+    """The preset, changed by the options that were given and by --set."""
+    from clip2gan import gap, mappers
+    from clip2gan.settings import check_settings, override, parse_assignment
+    from clip2gan.training.mapper import PRESETS
+
+    if preset not in PRESETS:
+        message = f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}"
+        raise click.BadParameter(message, param_hint="'--preset'")
+    config = override(PRESETS[preset], {name: value for name, value in options.items() if value is not None})
+    with blame("--set"):
+        config = override(config, dict(parse_assignment(text) for text in assignments))
+    for name, kinds in (("mapper", mappers.KINDS), ("gap", gap.KINDS)):
+        chosen = getattr(config, name)
+        if chosen not in kinds:
+            message = f"unknown {name} {chosen!r}; choose from {', '.join(kinds)}"
+            raise click.BadParameter(message, param_hint=f"'--{name}'")
+    with blame("--set"):
+        check_settings(gap.KINDS[config.gap], config.gap_settings, f"gap {config.gap!r}")
+    return config

@@ -1,0 +1,189 @@
+"""Pictures from a folder or a zip as uint8 tensors of one size. Nothing but pictures is ever read."""
+
+import io
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+MEMORY_LIMIT = 4 << 30  # bytes of decoded pictures that are kept
+FILE_LIMIT = 256 << 20  # bytes of one picture file; a zip member may claim to be anything
+
+log = logging.getLogger(__name__)
+
+
+class Pictures:
+    """Pictures of one size, in the order of their sorted names.
+
+    Attributes:
+        names: the pictures' names relative to their source, one per index.
+        resolution: R, pixels along a side.
+        skipped: name -> reason, for the pictures that could not be read.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        read: Callable[[str], bytes],
+        resolution: int,
+        memory_limit: int = MEMORY_LIMIT,
+    ):
+        """Decode all pictures if they fit in `memory_limit` bytes, else check headers and decode on use."""
+        self.resolution = resolution
+        self.skipped: dict[str, str] = {}
+        self._read = read
+        fits = len(names) * 3 * resolution**2 <= memory_limit
+        self._pixels = torch.empty(len(names) if fits else 0, 3, resolution, resolution, dtype=torch.uint8)
+
+        def check(index: int) -> str | None:
+            try:
+                if fits:
+                    self._pixels[index] = self._decode(names[index])
+                else:
+                    Image.open(io.BytesIO(read(names[index]))).close()
+            except Exception as error:  # decoders raise almost anything on a broken file
+                return _reason(error)
+            return None
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = pool.map(check, range(len(names)))
+            reasons = list(tqdm(found, "reading pictures", len(names), leave=False, disable=None, delay=1))
+
+        good = [index for index, reason in enumerate(reasons) if reason is None]
+        self.names = [names[index] for index in good]
+        self.skipped = {names[i]: reason for i, reason in enumerate(reasons) if reason is not None}
+        if fits and self.skipped:
+            self._pixels = self._pixels[good]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """The pictures at `indices` as uint8 [N, 3, R, R], RGB."""
+        indices = torch.as_tensor(indices, dtype=torch.long)
+        if len(self._pixels):
+            return self._pixels[indices]
+        return torch.stack([self._decode_or_next(int(index)) for index in indices])
+
+    def _decode(self, name: str) -> Tensor:
+        picture = fit_square(decode(self._read(name)), self.resolution)
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+    def _decode_or_next(self, index: int) -> Tensor:
+        """A picture that turns out to be broken only when it is decoded gives its place to the next one."""
+        for step in range(len(self)):
+            name = self.names[(index + step) % len(self)]
+            if name in self.skipped:
+                continue
+            try:
+                return self._decode(name)
+            except Exception as error:  # decoders raise almost anything on a broken file
+                self.skipped[name] = _reason(error)
+                log.warning("skipped %s: %s", name, self.skipped[name])
+        raise ValueError("no readable picture is left")
+
+
+def open_pictures(source: str | Path, resolution: int, memory_limit: int = MEMORY_LIMIT) -> Pictures:
+    """Open the pictures of a folder (with its subfolders) or of a zip, which is read without unpacking it.
+
+    Pictures of another shape are cropped at the centre to a square and resampled (Lanczos) to `resolution`.
+    Files without a picture's suffix, captions and labels among them, are not looked at. Pictures that cannot
+    be read are skipped, and named in a warning and in `Pictures.skipped`.
+
+    Raises:
+        FileNotFoundError: nothing is at `source`.
+        ValueError: `source` is neither a folder nor a zip, or no readable picture is in it.
+    """
+    source = Path(source)
+    if source.is_dir():
+        files = [path for path in source.rglob("*") if path.is_file()]
+        names = [path.relative_to(source).as_posix() for path in files]
+        read = _folder_reader(source)
+    elif source.is_file():
+        names, read = _open_zip(source)
+    elif source.exists():
+        raise ValueError(f"{source}: neither a folder nor a zip of pictures")
+    else:
+        raise FileNotFoundError(f"{source}: no such folder or zip")
+
+    names = sorted(name for name in names if _is_picture(name))
+    if not names:
+        raise ValueError(f"{source}: no pictures in it (looked for {', '.join(sorted(SUFFIXES))})")
+    pictures = Pictures(names, read, resolution, memory_limit)
+    if pictures.skipped:
+        first = [f"{name} ({reason})" for name, reason in list(pictures.skipped.items())[:5]]
+        more = f" and {len(pictures.skipped) - 5} more" if len(pictures.skipped) > 5 else ""
+        summary = f"{len(pictures.skipped)} of {len(names)} pictures cannot be read: {', '.join(first)}{more}"
+        if not len(pictures):
+            raise ValueError(f"{source}: {summary}")
+        log.warning("%s: skipped; %s", source, summary)
+    return pictures
+
+
+def decode(data: bytes) -> Image.Image:
+    """One encoded picture as RGB: turned as its EXIF tag says, transparency laid on white."""
+    with Image.open(io.BytesIO(data)) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        if picture.mode.startswith("I;16"):  # 16-bit grey: Pillow's conversion would clip it at 255
+            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture)
+        return picture.convert("RGB")
+
+
+def fit_square(picture: Image.Image, resolution: int) -> Image.Image:
+    """The centred square of `picture`, antialiased to `resolution` pixels a side; untouched if it fits."""
+    if picture.size == (resolution, resolution):
+        return picture
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+
+
+def _is_picture(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = path.name.startswith(".") or "__MACOSX" in path.parts
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
+def _folder_reader(folder: Path) -> Callable[[str], bytes]:
+    def read(name: str) -> bytes:
+        path = folder / name
+        if path.stat().st_size > FILE_LIMIT:
+            raise ValueError(f"larger than {FILE_LIMIT >> 20} MB")
+        return path.read_bytes()
+
+    return read
+
+
+def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{path}: neither a folder nor a readable zip of pictures ({error})") from error
+
+    def read(name: str) -> bytes:
+        if archive.getinfo(name).file_size > FILE_LIMIT:
+            raise ValueError(f"larger than {FILE_LIMIT >> 20} MB")
+        return archive.read(name)
+
+    return [info.filename for info in archive.infolist() if not info.is_dir()], read
+
+
+def _reason(error: Exception) -> str:
+    """One line for a picture that cannot be read; Pillow's own text names a BytesIO object."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,137 @@
+"""Embeddings computed once: of pictures drawn from the generator (with their latents), and of pictures given.
+
+They are kept in shards beside the run that uses them. A shard's header tells what it was made from, so that a
+training that was stopped goes on with the next one, and shards of another generator or CLIP are made anew.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from clip2gan.clip import ClipEncoder
+from clip2gan.data.pictures import Pictures
+from stylegan2 import Generator
+from stylegan2.files import load_tensors, save_tensors
+from stylegan2.runs import step_generator
+
+SHARD = 1024  # rows of a shard
+BATCH_PIXELS = 2**18  # pixels of the pictures that are in memory at once
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Latents w [N, w_dim] drawn from the generator, and the embeddings [N, D] of the pictures they give."""
+
+    w: Tensor
+    embeddings: Tensor
+
+
+def draw_samples(generator: Generator, clip: ClipEncoder, count: int, seed: int, folder: Path) -> Samples:
+    """Draw `count` pictures (psi 1, constant noise) and embed them, or read from `folder` what is there.
+
+    Sample i depends on `seed` and i only. Raises ValueError when the generator needs labels.
+    """
+    made_from = {"generator": weights_fingerprint(generator), "clip": clip.fingerprint(), "seed": seed}
+
+    def make(start: int, stop: int) -> dict[str, Tensor]:
+        # Below zero, so that no step of a training draws the same numbers.
+        random = step_generator(seed, -1 - start // SHARD)
+        z = torch.randn(SHARD, generator.config.z_dim, generator=random)[: stop - start].to(clip.device)
+        w = generator.mapping(z)[:, 0]
+        pictures = (
+            generator.synthesis(part[:, None].expand(-1, generator.num_ws, -1))
+            for part in w.split(_batch_size(generator.config.img_resolution))
+        )
+        return {"w": w, "embeddings": torch.cat([clip.encode_images(part) for part in pictures])}
+
+    tensors = _shards(folder, count, made_from, make, "drawing samples")
+    return Samples(tensors["w"], tensors["embeddings"])
+
+
+def embed_pictures(pictures: Pictures, clip: ClipEncoder, folder: Path) -> Tensor:
+    """Embeddings [len(pictures), D], or what is in `folder` of them."""
+    names = hashlib.sha256("\n".join(pictures.names).encode()).hexdigest()
+    made_from = {"pictures": names, "resolution": pictures.resolution, "clip": clip.fingerprint()}
+
+    def make(start: int, stop: int) -> dict[str, Tensor]:
+        parts = torch.arange(start, stop).split(_batch_size(pictures.resolution))
+        images = (to_floats(pictures.batch(part)).to(clip.device) for part in parts)
+        return {"embeddings": torch.cat([clip.encode_images(part) for part in images])}
+
+    return _shards(folder, len(pictures), made_from, make, "embedding pictures")["embeddings"]
+
+
+def to_floats(pictures: Tensor) -> Tensor:
+    """uint8 pictures as float32 in [-1, 1]."""
+    return pictures.float() / 127.5 - 1
+
+
+def plain_prompts(path: str | Path | None = None) -> list[str]:
+    """The lines of a text file; without one, plain prompts about faces that come with the package.
+
+    Their mean embedding stands for "a text" when the modality gap is measured (see `clip2gan.gap`). They
+    describe no training picture. For a generator of something else than faces, write such a list: a few dozen
+    short phrases that together name all that may be asked for.
+
+    Raises FileNotFoundError, or ValueError when there is no text in the file.
+    """
+    source = resources.files("clip2gan.data") / "prompts.txt" if path is None else Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: no such file of prompts")
+    try:
+        prompts = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: not UTF-8 text ({error.reason}); give one prompt a line") from error
+    if not prompts:
+        raise ValueError(f"{source}: no prompt in it; give one a line")
+    return prompts
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """The sha256 (hex) of all parameters and buffers of a module: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def _shards(
+    folder: Path,
+    count: int,
+    made_from: Mapping[str, Any],
+    make: Callable[[int, int], dict[str, Tensor]],
+    description: str,
+) -> dict[str, Tensor]:
+    """The tensors of rows 0 to `count`: from shards in `folder`, or made by `make(start, stop)`."""
+    shards = []
+    for start in tqdm(range(0, count, SHARD), description, disable=None, leave=False, delay=1):
+        stop = min(start + SHARD, count)
+        path = folder / f"{start // SHARD:05d}.safetensors"
+        header = {**made_from, "rows": [start, stop]}
+        shard = _read_shard(path, header)
+        if shard is None:
+            shard = {name: tensor.float().cpu() for name, tensor in make(start, stop).items()}
+            save_tensors(path, shard, header)
+        shards.append(shard)
+    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+
+
+def _read_shard(path: Path, header: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    try:
+        tensors, found = load_tensors(path)
+    except (FileNotFoundError, ValueError):  # not made yet, or damaged: a cache is made again
+        return None
+    return tensors if found == header else None
+
+
+def _batch_size(resolution: int) -> int:
+    return max(1, BATCH_PIXELS // resolution**2)

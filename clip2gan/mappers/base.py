@@ -1,0 +1,99 @@
+"""What every mapper from CLIP's embedding space to the generator's latent space can do."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapperConfig:
+    """The sizes every mapper needs.
+
+    Attributes:
+        embed_dim: D, the length of a CLIP embedding.
+        num_ws: layers of the generator that take a latent.
+        w_dim: the length of one latent.
+    """
+
+    embed_dim: int
+    num_ws: int
+    w_dim: int
+
+
+class Mapper(nn.Module, ABC):
+    """A network from unit embeddings [N, D] to latents ws [N, num_ws, w_dim].
+
+    Inside, embeddings and latents are standardised by statistics of the training samples, which are stored
+    with the weights: latents per channel, embeddings by their mean and one common scale, so that directions
+    in CLIP's space stay what they are.
+    """
+
+    kind: str
+    embedding_mean: Tensor
+    embedding_std: Tensor
+    w_mean: Tensor
+    w_std: Tensor
+
+    def __init__(self, config: MapperConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer("embedding_mean", torch.zeros(config.embed_dim))
+        self.register_buffer("embedding_std", torch.tensor(config.embed_dim**-0.5))
+        self.register_buffer("w_mean", torch.zeros(config.w_dim))
+        self.register_buffer("w_std", torch.ones(config.w_dim))
+
+    @torch.no_grad()
+    def fit_statistics(self, embeddings: Tensor, w: Tensor) -> None:
+        """Take the statistics from training samples: embeddings [N, D] and their latents w [N, w_dim]."""
+        self.embedding_mean.copy_(embeddings.mean(0))
+        self.embedding_std.copy_((embeddings - embeddings.mean(0)).square().mean().sqrt().clamp(min=1e-6))
+        self.w_mean.copy_(w.mean(0))
+        self.w_std.copy_(w.std(0, correction=0).clamp(min=1e-6))
+
+    def standardise_embeddings(self, e: Tensor) -> Tensor:
+        return (e - self.embedding_mean) / self.embedding_std
+
+    def standardise_w(self, w: Tensor) -> Tensor:
+        return (w - self.w_mean) / self.w_std
+
+    def restore_w(self, standardised: Tensor) -> Tensor:
+        """The inverse of `standardise_w`."""
+        return standardised * self.w_std + self.w_mean
+
+    @abstractmethod
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw the weights that a training starts from, by a CPU generator."""
+
+    @abstractmethod
+    def forward(self, e: Tensor) -> Tensor:
+        """The best single answer: unit embeddings [N, D] to ws [N, num_ws, w_dim]."""
+
+    @abstractmethod
+    def sample(self, e: Tensor, num: int, generator: torch.Generator) -> Tensor:
+        """Different answers to the same embedding, as far as the mapper has them.
+
+        Args:
+            e: [N, D], unit length.
+            num: answers to each embedding.
+            generator: a CPU generator. A row's answers depend on its state and on the row's number only.
+
+        Returns:
+            ws [N, num, num_ws, w_dim].
+        """
+
+    @abstractmethod
+    def loss(self, e: Tensor, w: Tensor, generator: torch.Generator) -> Tensor:
+        """The mapper's own objective on samples whose latent is known, a scalar.
+
+        Args:
+            e: [N, D], unit length.
+            w: [N, w_dim], the latents that the embedded pictures were made from.
+            generator: where a mapper that needs random numbers takes them (CPU).
+        """
+
+
+def row_seeds(generator: torch.Generator, rows: int) -> list[int]:
+    """Seeds for `rows` independent rows, so that a row's random numbers do not depend on how many follow."""
+    return torch.randint(2**62, (rows,), generator=generator).tolist()

@@ -1,0 +1,187 @@
+"""The modality gap's remedies."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from clip2gan.gap import (
+    KINDS,
+    Anchor,
+    Gap,
+    Knn,
+    MeanShift,
+    Noise,
+    farthest_points,
+    fit_gap,
+    load_gap,
+    save_gap,
+)
+
+D = 12
+
+
+def two_cones(seed: int = 0, pictures: int = 200, texts: int = 40) -> tuple[Tensor, Tensor]:
+    """Unit embeddings in two narrow cones apart from each other, as CLIP's are."""
+    random = torch.Generator().manual_seed(seed)
+    centres = 3 * F.normalize(torch.randn(2, D, generator=random), dim=-1)
+    image = F.normalize(centres[0] + torch.randn(pictures, D, generator=random), dim=-1)
+    text = F.normalize(centres[1] + torch.randn(texts, D, generator=random), dim=-1)
+    return image, text
+
+
+IMAGE, TEXT = two_cones()
+
+
+def fitted(kind: str, noise: Noise | None = None) -> Gap:
+    return fit_gap(kind, IMAGE, TEXT, noise)
+
+
+kinds = st.sampled_from(list(KINDS))
+seeds = st.integers(0, 2**31)
+
+
+@settings(deadline=None, max_examples=40)
+@given(kind=kinds, seed=seeds, rows=st.integers(1, 4), num=st.integers(1, 5))
+def test_answers_have_unit_length_and_do_not_depend_on_the_batch(kind: str, seed: int, rows: int, num: int):
+    gap = fitted(kind)
+    answers = gap.to_image(TEXT[:rows], num, torch.Generator().manual_seed(seed))
+    assert answers.shape == (rows, num, D)
+    assert torch.allclose(answers.norm(dim=-1), torch.ones(rows, num), atol=1e-5)
+    first = gap.to_image(TEXT[:1], 1, torch.Generator().manual_seed(seed))
+    assert torch.allclose(answers[:1, :1], first, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=20)
+@given(noise=st.sampled_from(["unit", "gauss"]), scale=st.floats(0, 3), seed=seeds)
+def test_noise_keeps_unit_length_and_comes_from_the_generator(noise: str, scale: float, seed: int):
+    gap = fitted("none", Noise(noise, scale))
+    noisy = gap.train(IMAGE, torch.Generator().manual_seed(seed))
+    assert torch.allclose(noisy.norm(dim=-1), torch.ones(len(IMAGE)), atol=1e-5)
+    assert torch.equal(noisy, gap.train(IMAGE, torch.Generator().manual_seed(seed)))
+
+
+def test_noise_has_the_published_strength():
+    e = F.normalize(torch.randn(4000, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+    def cosine(noise: Noise) -> float:
+        return (e * noise(e, torch.Generator().manual_seed(1))).sum(-1).mean().item()
+
+    assert cosine(Noise("unit", 0.0)) == pytest.approx(1.0)
+    assert cosine(Noise("unit", 1.0)) == pytest.approx(0.71, abs=0.01)  # clip2latent
+    assert cosine(Noise("gauss", 0.016**0.5)) == pytest.approx(0.33, abs=0.01)  # CapDec
+    with pytest.raises(ValueError, match="unknown noise 'uniform'; choose unit or gauss"):
+        Noise("uniform")
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=seeds)
+def test_mean_shift_lays_the_means_onto_each_other(seed: int):
+    image, text = two_cones(seed)
+    gap = fit_gap("shift", image, text)
+    shifted = gap.to_image(text, 1, torch.Generator())[:, 0]
+    before = (image.mean(0) - text.mean(0)).norm()
+    after = (image.mean(0) - shifted.mean(0)).norm()
+    assert after < 0.1
+    assert after < before / 5
+
+
+def test_no_remedy_is_the_text_itself():
+    assert torch.equal(fitted("none").to_image(TEXT, 2, torch.Generator())[:, 1], TEXT)
+
+
+def test_knn_mixes_pictures_near_the_text():
+    gap = fitted("knn")
+    assert isinstance(gap, Knn)
+    answers = gap.to_image(TEXT[:1], 500, torch.Generator().manual_seed(0))[0]
+    near = (gap.shifted(TEXT[:1]) @ gap.memory.float().T)[0].topk(gap.nearest).indices
+    corners = gap.memory[near].float()[farthest_points(gap.memory[near].float(), gap.spread)]
+    # Each is a positive combination of the corners: their cone contains it.
+    weights = torch.linalg.lstsq(corners.T, answers.T).solution
+    assert torch.allclose(corners.T @ weights, answers.T, atol=1e-4)
+    assert weights.min() > -1e-3
+    # Dirichlet(1/2) weights are mostly near a corner: with none of them twice, answers differ.
+    assert torch.unique(answers, dim=0).shape[0] == 500
+
+
+def test_farthest_points():
+    line = torch.tensor([[0.0], [1.0], [10.0], [6.0], [0.1]])
+    assert farthest_points(line, 4).tolist() == [0, 2, 3, 1]
+    assert farthest_points(line, 9).tolist() == [0, 2, 3, 1, 4]
+
+
+@settings(deadline=None, max_examples=30)
+@given(row=st.integers(0, len(TEXT) - 1), seed=seeds, nearest=st.sampled_from([0, 1, 30]))
+def test_anchor_moves_no_farther_than_the_text_needs(row: int, seed: int, nearest: int):
+    gap = dataclasses.replace(fitted("anchor"), nearest=nearest, quantile=0.9)
+    assert isinstance(gap, Anchor)
+    memory, e_text = gap.memory.float(), TEXT[row : row + 1]
+    direction = F.normalize(e_text - gap.mean_text, dim=-1)[0]
+    said = (memory - gap.mean_image) @ direction
+    level = said.quantile(0.9)
+
+    clear = F.normalize(memory[said > level + 1e-3], dim=-1)
+    assert torch.allclose(gap.towards(clear, e_text.expand(len(clear), -1)), clear, atol=1e-3)
+
+    unclear = memory[said < level - 1e-3]
+    moved = gap.towards(unclear, e_text.expand(len(unclear), -1))
+    # Back on the line that starts at the picture and goes along the text's direction, it is at the level.
+    distance = level - said[said < level - 1e-3]
+    expected = F.normalize(unclear + distance[:, None] * direction, dim=-1)
+    assert torch.allclose(moved, expected, atol=2e-2)
+
+    answers = gap.to_image(e_text, 3, torch.Generator().manual_seed(seed))[0]
+    sources = memory if nearest == 0 else memory[said.topk(nearest).indices]
+    candidates = gap.towards(sources, e_text.expand(len(sources), -1))
+    for answer in answers:
+        assert (candidates - answer).norm(dim=-1).min() < 1e-4
+
+
+def test_anchors_differ_from_picture_to_picture():
+    answers = dataclasses.replace(fitted("anchor"), nearest=0).to_image(
+        TEXT[:1], 20, torch.Generator().manual_seed(0)
+    )
+    assert torch.unique(answers[0], dim=0).shape[0] > 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gap_comes_back_from_its_file(kind: str, tmp_path: Path):
+    gap = fitted(kind, Noise("gauss", 0.25))
+    if isinstance(gap, Knn):
+        gap.spread = 4
+    save_gap(gap, tmp_path / "gap.safetensors")
+    loaded = load_gap(tmp_path / "gap.safetensors")
+    assert type(loaded) is type(gap)
+    assert loaded.noise == gap.noise
+    answers = [each.to_image(TEXT[:3], 2, torch.Generator().manual_seed(1)) for each in (gap, loaded)]
+    assert torch.equal(*answers)
+
+
+def test_errors_name_what_is_wrong(tmp_path: Path):
+    with pytest.raises(ValueError, match="unknown gap 'foo'; choose from none, shift, knn, anchor"):
+        fit_gap("foo", IMAGE, TEXT)
+    from stylegan2.files import save_tensors
+
+    for config, tensors, message in [
+        ({"kind": "foo"}, {}, "unknown gap 'foo'"),
+        ({"kind": "shift"}, {}, "does not hold a gap of kind 'shift'"),
+        ({"kind": "none", "noise": {"kind": "x"}}, {}, "unknown noise 'x'"),
+    ]:
+        save_tensors(tmp_path / "gap.safetensors", tensors, config)
+        with pytest.raises(ValueError, match=message) as error:
+            load_gap(tmp_path / "gap.safetensors")
+        assert "gap.safetensors" in str(error.value)
+
+
+def test_fitting_remembers_a_limited_number(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("clip2gan.gap.MEMORY_SIZE", 50)
+    gap = fitted("knn")
+    assert isinstance(gap, Knn)
+    assert gap.memory.shape == (50, D)
+    assert torch.allclose(gap.mean_image, IMAGE.mean(0))
+    assert isinstance(gap, MeanShift)

@@ -1,0 +1,261 @@
+"""Training a mapper: frozen parts stay, captions change nothing, a stopped run goes on exactly."""
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Run, make_generator
+from PIL import Image
+from torch import nn
+
+from clip2gan.clip import ClipEncoder
+from clip2gan.data.pictures import open_pictures
+from clip2gan.gap import Knn, Noise, load_gap
+from clip2gan.mappers import load_mapper
+from clip2gan.pipeline import load
+from clip2gan.settings import override
+from clip2gan.training.mapper import PRESETS, LossWeights, MapperTraining, learning_rate, train_mapper
+from stylegan2 import save_generator
+from stylegan2.runs import RunFolder
+
+ALL_TERMS = LossWeights(pixel_l1=1, pixel_l2=1, perceptual=1, cosine=1, latent=1, diversity=0.1)
+SMALL = MapperTraining(
+    mapper_settings={"layers": 3, "width": 16},
+    samples=24,
+    gap="knn",
+    noise=Noise("unit", 0.1),
+    weights=LossWeights(pixel_l1=1, perceptual=1, cosine=1, latent=1),
+    warmup_steps=3,
+    warmup_batch=8,
+    steps=3,
+    batch=4,
+)
+MAPPER = "bundle/mapper-mlp.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def few_previews(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip2gan.training.mapper.PREVIEWS", 1)
+    monkeypatch.setattr("clip2gan.training.mapper.PREVIEW_PROMPTS", 2)
+
+
+def log(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def weights_hash(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def train(path: Path, clip: ClipEncoder, config: MapperTraining = SMALL, seconds: float = 60) -> Path:
+    run = RunFolder.open(path, config.flat())
+    generator = make_generator()
+    pictures = [open_pictures(source, 32) for source in config.data if source != "sampled"]
+    return train_mapper(config, generator, clip, pictures, run, checkpoint_seconds=seconds)
+
+
+def picture_zip(path: Path, count: int, others: dict[str, str] | None = None) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in (others or {}).items():
+            archive.writestr(name, text)
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            archive.writestr(f"{index}.png", file.getvalue())
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_generator_and_clip_stay_as_they_are(precision: str, tiny_clip: ClipEncoder, tmp_path: Path):
+    generator = make_generator()
+    before = weights_hash(generator), weights_hash(tiny_clip.model)
+    config = override(SMALL, {"precision": precision, "weights": ALL_TERMS})
+    run = RunFolder.open(tmp_path / "run", config.flat())
+    bundle = train_mapper(config, generator, tiny_clip, [], run)
+    assert (weights_hash(generator), weights_hash(tiny_clip.model)) == before
+
+    model = load(str(bundle), device="cpu")
+    assert weights_hash(model.generator) == before[0]
+    assert weights_hash(model.clip.model) == before[1]
+    assert model.generate("a face", num=1, seed=0)[0].size == (32, 32)
+    figures = log(tmp_path / "run")[-1]
+    assert {"pixel_l1", "pixel_l2", "perceptual", "cosine", "latent", "diversity", "lr"} <= set(figures)
+    assert list((tmp_path / "run" / "samples").glob("*.png"))
+
+
+def test_captions_change_nothing(tiny_clip: ClipEncoder, tmp_path: Path):
+    written = []
+    for name, others in [
+        ("without", {}),
+        ("with", {"dataset.json": json.dumps({"captions": {"0.png": "a sad man"}}), "0.txt": "a sad man"}),
+    ]:
+        folder = tmp_path / name
+        folder.mkdir()
+        source = picture_zip(folder / "pictures.zip", 6, others)
+        config = override(SMALL, {"data": ("sampled", str(source))})
+        train(folder / "run", tiny_clip, config)
+        written.append([(folder / "run" / part).read_bytes() for part in (MAPPER, "bundle/gap.safetensors")])
+    assert written[0] == written[1]
+
+
+def test_pictures_from_disk_are_trained_on(tiny_clip: ClipEncoder, tmp_path: Path):
+    config = override(SMALL, {"data": (str(picture_zip(tmp_path / "p.zip", 6)),)})
+    bundle = train(tmp_path / "run", tiny_clip, config)
+    gap = load_gap(bundle / "gap.safetensors")
+    assert isinstance(gap, Knn)
+    assert len(gap.memory) == 6  # the pictures alone, not what the generator makes
+    lines = log(tmp_path / "run")
+    assert "pixel_l1" in lines[-1]
+    assert "latent" not in lines[-1]  # no latent of these is known
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_a_stopped_run_goes_on_exactly(
+    stop: int, tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole = train(tmp_path / "whole", tiny_clip)
+
+    class Killed(BaseException):
+        pass
+
+    save = RunFolder.save
+
+    def save_and_die(run: RunFolder, step: int, tensors: dict, extra: dict) -> None:
+        save(run, step, tensors, extra)
+        if step == stop:
+            raise Killed
+
+    monkeypatch.setattr(RunFolder, "save", save_and_die)
+    with pytest.raises(Killed):
+        train(tmp_path / "stopped", tiny_clip, seconds=0)
+    monkeypatch.setattr(RunFolder, "save", save)
+    resumed = train(tmp_path / "stopped", tiny_clip)
+    assert (resumed / "gap.safetensors").read_bytes() == (whole / "gap.safetensors").read_bytes()
+    name = "mapper-mlp.safetensors"
+    assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "stopped" / "log.jsonl").read_text().splitlines()
+    ]
+    assert steps == sorted(set(steps))
+
+
+def test_a_finished_run_is_left_as_it_is(tiny_clip: ClipEncoder, tmp_path: Path):
+    before = (train(tmp_path / "run", tiny_clip) / "mapper-mlp.safetensors").read_bytes()
+    assert (train(tmp_path / "run", tiny_clip) / "mapper-mlp.safetensors").read_bytes() == before
+
+
+def test_training_brings_pictures_nearer(tiny_clip: ClipEncoder, tmp_path: Path):
+    config = override(
+        SMALL,
+        {"warmup_steps": 0, "steps": 100, "lr": 3e-3, "noise.scale": 0.0, "weights": LossWeights(pixel_l2=1)},
+    )
+    train(tmp_path / "run", tiny_clip, config)
+    lines = log(tmp_path / "run")
+    assert lines[-1]["pixel_l2"] < 0.9 * lines[0]["pixel_l2"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_clip: ClipEncoder, tmp_path: Path):
+    config = override(SMALL, {"warmup_steps": 0, "lr": 1e20, "weights": LossWeights(pixel_l2=1)})
+    with pytest.raises(ValueError, match=r"step \d: the loss pixel_l2 is not finite; try a lower --lr"):
+        train(tmp_path / "run", tiny_clip, config)
+    assert not (tmp_path / "run" / "bundle").exists()
+
+
+def test_the_learning_rate_rises_and_falls_in_each_phase():
+    config = override(SMALL, {"warmup_steps": 1000, "steps": 1000, "warmup_lr": 1e-3, "lr": 1e-4})
+    rates = [learning_rate(config, step) for step in range(2000)]
+    assert max(rates[:1000]) == pytest.approx(1e-3, rel=0.05)
+    assert max(rates[1000:]) == pytest.approx(1e-4, rel=0.05)
+    assert rates[0] < 2e-5
+    assert rates[999] == pytest.approx(1e-4, rel=0.05)
+    assert rates[1000] < 2e-6
+    assert rates[1999] == pytest.approx(1e-5, rel=0.05)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_whole(name: str, tiny_clip: ClipEncoder, tmp_path: Path):
+    small = {"samples": 20, "warmup_steps": 1, "steps": 1, "batch": 2, "mapper_settings.width": 8}
+    bundle = train(tmp_path / "run", tiny_clip, override(PRESETS[name], small))
+    assert load_mapper(bundle / "mapper-mlp.safetensors").kind == "mlp"
+
+
+# ---- the command
+
+
+@pytest.fixture
+def arguments(tiny_clip: ClipEncoder, tmp_path: Path) -> list[object]:
+    save_generator(make_generator(), tmp_path / "g.safetensors")
+    small = [
+        "samples=20",
+        "warmup_steps=2",
+        "warmup_batch=4",
+        "mapper_settings.width=8",
+        "gap_settings.nearest=5",
+    ]
+    chosen = ["--steps", 2, "--batch", 2, "--out", tmp_path / "run", "--device", "cpu"]
+    for assignment in small:
+        chosen += ["--set", assignment]
+    return ["train-mapper", "--generator", tmp_path / "g.safetensors", "--clip", tiny_clip.spec, *chosen]
+
+
+def test_the_command_trains_and_goes_on(run: Run, arguments: list[object], tmp_path: Path):
+    code, out, err = run(*arguments, "--gap", "anchor")
+    assert code == 0, err
+    assert f"wrote {tmp_path / 'run' / 'bundle'}" in out
+    assert "steps: 2" in out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["mapper_settings.width"] == 8
+    assert config["gap_settings.nearest"] == 5
+    assert load_gap(tmp_path / "run" / "bundle" / "gap.safetensors").kind == "anchor"
+
+    assert run(*arguments, "--gap", "anchor")[0] == 0
+    code, _, err = run(*arguments, "--gap", "anchor", "--lr", 0.5, "--seed", 3)
+    assert code == 1
+    assert "lr: 0.0001 -> 0.5, seed: 0 -> 3" in err
+    assert err.count("\n") == 1
+
+
+def test_a_dry_run_writes_nothing(run: Run, arguments: list[object], tmp_path: Path):
+    code, out, err = run(*arguments, "--gap", "knn", "--dry-run")
+    assert code == 0, err
+    assert "weights.pixel_l2: 1.0" in out
+    assert "parameters" in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--mapper", "foo"], 2, "unknown mapper 'foo'; choose from mlp"),
+        (["--gap", "foo"], 2, "unknown gap 'foo'; choose from none, shift, knn, anchor"),
+        (["--preset", "foo"], 2, "unknown preset 'foo'; choose from avatars, clip2gan"),
+        (["--generator", "nothing.safetensors"], 2, "nothing.safetensors: no such file"),
+        (["--clip", "local-dir:nowhere"], 1, "nowhere: no such folder of a CLIP model"),
+        (["--data", "nowhere"], 1, "nowhere: no such folder or zip"),
+        (["--prompts", "nowhere.txt"], 1, "nowhere.txt: no such file of prompts"),
+        (["--set", "weights.foo=1"], 2, "has no setting 'foo'"),
+        (["--set", "mapper_settings.foo=1"], 2, "mapper 'mlp' has no setting 'foo'"),
+        (["--set", "gap_settings.foo=1"], 2, "gap 'knn' has no setting 'foo'"),
+        (["--set", "lr=fast"], 2, "lr must be float, got 'fast'"),
+        (["--set", "lr"], 2, "'lr' is not NAME=VALUE"),
+        (["--steps", "0"], 2, "--steps"),
+        (["--lr", "nan"], 2, "not a finite number"),
+    ],
+)
+def test_mistakes(
+    options: list[str], code: int, message: str, run: Run, arguments: list[object], tmp_path: Path
+):
+    found, _, err = run(*arguments, "--gap", "knn", *options)
+    assert found == code
+    assert message in err
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()

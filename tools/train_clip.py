@@ -1,0 +1,507 @@
+"""Train the avatars' CLIP: open_clip's own CLIP class, from scratch, on drawn avatars and their captions.
+
+    python -m tools.train_clip --data data/avatars.zip --test data/avatars-test.zip --out runs/clip \
+        --export clip2gan/bundles/avatars/clip
+
+The same command goes on where it was stopped. The shape of the model is `tools/avatars_clip.json`.
+
+What a picture shows is known exactly, and so is what a caption claims. The loss uses this twice:
+
+- every picture of a batch is compared with every caption of it, and all true pairs count as positive, not
+  only the pairs drawn together;
+- both towers classify the attributes, by the same learned direction for each value. Small details such as
+  eyes and mouths are found in minutes this way, and both towers meet in the same space from the start.
+  The directions are thrown away in the end.
+"""
+
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import cos, log, pi
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from clip2gan.clip import ClipEncoder, save_local_dir
+from clip2gan.data.pictures import Pictures, open_pictures
+from clip2gan.devices import resolve_device
+from stylegan2.runs import RunFolder, pack, step_generator, unpack
+from tools import domain, zero_shot
+from tools.captions import Caption, Claims, caption
+
+MODEL_CONFIG = Path(__file__).with_name("avatars_clip.json")
+PREPROCESS_CONFIG = {
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+MAX_LOGIT_SCALE = 100.0  # as in the CLIP paper
+NEUTRAL_SHARE = 0.04
+NEUTRAL_TEXTS = (
+    "",
+    "a person",
+    "a face",
+    "a portrait",
+    "an avatar",
+    "a cartoon",
+    "a man",
+    "a woman",
+    "a girl",
+    "a guy",
+    "someone",
+    "a picture of a person",
+    "a photo of a face",
+    "a portrait of a woman",
+    "a cartoon of a man",
+    "a drawing of a face",
+)
+VOCABULARY_SAMPLE = 50_000  # captions that decide which tokens the model knows
+UNKNOWN_SHARE = 0.25  # captions into which unknown words are put
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result of a training; fixed for the life of a run."""
+
+    model: Mapping[str, Any]
+    images: int = 200_000
+    batch: int = 64
+    captions: int = 2
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    bf16: bool = True
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.images // self.batch
+
+
+# What is true of what
+
+
+def columns() -> list[tuple[str, str]]:
+    """Every (group, value) of the domain, in a fixed order: the columns of the tables below."""
+    return [(group.name, value) for group in domain.groups().values() for value in group.values]
+
+
+def truth_table(attributes: Sequence[Mapping[str, str]]) -> Tensor:
+    """1 where a picture visibly shows a value, else 0: float32 [N, columns]."""
+    index = {column: i for i, column in enumerate(columns())}
+    table = torch.zeros(len(attributes), len(index))
+    for row, shown in zip(table, attributes, strict=True):
+        for group, seen in domain.visible(shown).items():
+            row[index[group, shown[group]]] = float(seen)
+    return table
+
+
+def claim_table(claims: Sequence[Claims]) -> Tensor:
+    """1 for the values that a text allows in the groups it speaks of, else 0: float32 [N, columns]."""
+    index = {column: i for i, column in enumerate(columns())}
+    table = torch.zeros(len(claims), len(index))
+    for row, claim in zip(table, claims, strict=True):
+        row[[index[group, value] for group, values in claim.items() for value in values]] = 1
+    return table
+
+
+def by_group(table: Tensor) -> tuple[Tensor, ...]:
+    """The columns of each group: views [N, values]."""
+    return table.split([len(group.values) for group in domain.groups().values()], dim=1)
+
+
+def positives(shown: Tensor, claimed: Tensor) -> Tensor:
+    """Which texts are wholly true of which pictures: bool [N, M] of a truth table and a claim table.
+
+    A picture shows at most one value of a group, so all claims of a text are true where the picture shows
+    as many of the allowed values as the text speaks of groups.
+    """
+    groups_claimed = torch.stack([part.any(1) for part in by_group(claimed)]).sum(0)
+    return shown @ claimed.T == groups_claimed
+
+
+# Texts
+
+
+class Tokenizer:
+    """Captions to tokens, numbered by a small vocabulary of the tokens that captions use.
+
+    Number 0 stands for padding and for every unknown token. The others keep open_clip's order, so that the
+    end token is still the highest, by which open_clip's text tower finds it.
+
+    Attributes:
+        vocabulary: open_clip's ids of the tokens 1, 2, ...: int64 [size - 1], ascending.
+        size: numbers in use.
+    """
+
+    def __init__(self, context_length: int, vocabulary: Tensor | None = None):
+        self._open_clip = SimpleTokenizer(context_length=context_length)
+        self._room = context_length - 2
+        self.vocabulary = self._used_by_captions() if vocabulary is None else vocabulary
+        self.size = len(self.vocabulary) + 1
+        self._number = torch.zeros(self._open_clip.vocab_size, dtype=torch.long)
+        self._number[self.vocabulary] = torch.arange(1, self.size)
+
+    def draw(self, attributes: Mapping[str, str], rng: np.random.Generator) -> tuple[list[int], Claims]:
+        """A caption that fits the context, as tokens without start and end, and what it claims.
+
+        A few captions claim nothing (they are true of every picture), and some have unknown words put
+        somewhere, so that the model learns to pass over them.
+        """
+        if rng.random() < NEUTRAL_SHARE:
+            claims: Claims = {}
+            ids = self._open_clip.encode(NEUTRAL_TEXTS[rng.integers(len(NEUTRAL_TEXTS))])
+        else:
+            drawn, ids = self._draw_fitting(attributes, rng)
+            claims = drawn.claims
+        numbers = self._number[ids].tolist()
+        if rng.random() < UNKNOWN_SHARE:
+            for _ in range(min(int(rng.integers(1, 4)), self._room - len(numbers))):
+                numbers.insert(int(rng.integers(len(numbers) + 1)), 0)
+        return numbers, claims
+
+    def pad(self, texts: Sequence[list[int]]) -> Tensor:
+        """Start, tokens, end and padding of each text: int64 [N, length of the longest]."""
+        start, end = self._number[[self._open_clip.sot_token_id, self._open_clip.eot_token_id]].tolist()
+        result = torch.zeros(len(texts), 2 + max(map(len, texts)), dtype=torch.long)
+        for row, numbers in zip(result, texts, strict=True):
+            row[: 2 + len(numbers)] = torch.tensor([start, *numbers, end])
+        return result
+
+    def _draw_fitting(
+        self, attributes: Mapping[str, str], rng: np.random.Generator
+    ) -> tuple[Caption, list[int]]:
+        while True:
+            drawn = caption(attributes, rng)
+            ids = self._open_clip.encode(drawn.text)
+            if len(ids) <= self._room:  # a caption that is cut would claim what cannot be read
+                return drawn, ids
+
+    def _used_by_captions(self) -> Tensor:
+        rng = np.random.default_rng(0)
+        texts = [caption(domain.sample_attributes(rng), rng).text for _ in range(VOCABULARY_SAMPLE)]
+        ids = {i for text in (*texts, *NEUTRAL_TEXTS) for i in self._open_clip.encode(text)}
+        return torch.tensor(sorted(ids | set(self._open_clip.all_special_ids)))
+
+
+def make_model(config: Mapping[str, Any], vocabulary_size: int) -> Any:
+    """open_clip's CLIP of this config, but for a small vocabulary whose number 0 is and stays a zero vector."""
+    model = CLIP(**{**config, "text_cfg": {**config["text_cfg"], "vocab_size": vocabulary_size}})
+    model.token_embedding.padding_idx = 0  # no gradient reaches it
+    with torch.no_grad():
+        model.token_embedding.weight[0] = 0
+    return model
+
+
+def with_all_tokens(model: Any, config: Mapping[str, Any], vocabulary: Tensor) -> Any:
+    """The trained model with open_clip's whole vocabulary, where unknown tokens are zero vectors."""
+    whole: Any = CLIP(**config)
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    table = torch.zeros_like(whole.token_embedding.weight)
+    table[vocabulary] = weights["token_embedding.weight"][1:]
+    whole.load_state_dict({**weights, "token_embedding.weight": table})
+    return whole
+
+
+def encode_texts(model: Any, tokens: Tensor) -> Tensor:
+    """`model.encode_text(tokens)` for tokens shorter than the context: [N, length] to [N, D].
+
+    Attention is causal and the embedding is read at the end token, so the padding left out cannot matter.
+    """
+    length = tokens.shape[1]
+    x = model.token_embedding(tokens) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection
+
+
+# Pictures
+
+
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures as a generator might give them: a bit blurred or sharpened, noisy, shifted, off in colour.
+
+    Args:
+        pixels: uint8 [N, 3, H, W].
+        generator: where the random numbers come from (CPU).
+
+    Returns:
+        float32 [N, 3, H, W], about [-1, 1].
+    """
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(len(pixels), *shape, generator=generator) * (high - low) + low
+
+    x = pixels.float() / 127.5 - 1
+    shift = torch.randint(-1, 2, (2,), generator=generator)
+    padded = F.pad(x, (3, 3, 3, 3), mode="replicate")
+    x = torch.roll(padded, shift.tolist(), dims=(2, 3))
+    line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    kernel = (line[:, None] * line).expand(3, 1, 5, 5)
+    blurred = F.conv2d(x, kernel, groups=3)
+    x = x[:, :, 2:-2, 2:-2]
+    x = (x + uniform(-0.4, 1.0, 1, 1, 1) * (blurred - x))[:, :, 1:-1, 1:-1]
+    x = x * uniform(0.92, 1.08, 1, 1, 1) + uniform(-0.06, 0.06, 1, 1, 1) + uniform(-0.03, 0.03, 3, 1, 1)
+    return x + torch.randn(x.shape, generator=generator) * uniform(0, 0.08, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures and what they show, in the same order."""
+
+    pictures: Pictures
+    attributes: list[dict[str, str]]
+
+
+def open_data(path: Path, size: int) -> Data:
+    """The pictures and attributes of a zip made by `tools.make_avatars`.
+
+    Raises ValueError when the zip has no dataset.json, or one that does not speak of all pictures.
+    """
+    pictures = open_pictures(path, size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = json.loads(archive.read("dataset.json"))["pictures"]
+        shown = {record["file"]: record["attributes"] for record in records}
+        return Data(pictures, [shown[name] for name in pictures.names])
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: no dataset.json with every picture's attributes; make it again") from error
+
+
+# Training
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, positive: Tensor, logit_scale: Tensor) -> Tensor:
+    """CLIP's loss with several positives: cross entropy to a uniform choice among the true pairs.
+
+    Args:
+        images: [N, D] unit embeddings.
+        texts: [M, D] unit embeddings.
+        positive: bool [N, M] with at least one true pair in every row and every column.
+        logit_scale: factor of the cosines.
+    """
+    logits = logit_scale * images @ texts.T
+    targets = positive.to(logits.dtype)
+    per_image = (F.log_softmax(logits, 1) * targets / targets.sum(1, keepdim=True)).sum(1)
+    per_text = (F.log_softmax(logits, 0) * targets / targets.sum(0, keepdim=True)).sum(0)
+    return -(per_image.mean() + per_text.mean()) / 2
+
+
+def value_loss(embeddings: Tensor, targets: Tensor, directions: Tensor, scale: Tensor) -> Tensor:
+    """Cross entropy of every group's values, classified by their cosine with one direction each.
+
+    Args:
+        embeddings: [N, D] unit embeddings.
+        targets: [N, columns], for each group a distribution over its values, or zeros to leave it out.
+        directions: [columns, D], of any length.
+        scale: factor of the cosines.
+    """
+    logits = scale * embeddings @ F.normalize(directions, dim=1).T
+    log_p = torch.cat([F.log_softmax(part, dim=1) for part in by_group(logits)], dim=1)
+    return -(targets * log_p).sum(1).mean() / len(domain.groups())
+
+
+def claim_targets(claimed: Tensor) -> Tensor:
+    """Distributions for `value_loss`: even among the allowed values, even among all of a group not claimed."""
+    parts = []
+    for part in by_group(claimed):
+        allowed = torch.where(part.any(1, keepdim=True), part, 1.0)
+        parts.append(allowed / allowed.sum(1, keepdim=True))
+    return torch.cat(parts, dim=1)
+
+
+class ValueDirections(nn.Module):
+    """What `value_loss` learns besides the model: [columns, D] directions and the factor of the cosines."""
+
+    def __init__(self, embed_dim: int):
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(len(columns()), embed_dim) / embed_dim**0.5)
+        self.log_scale = nn.Parameter(torch.tensor(log(20.0)))
+
+    def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
+        return value_loss(embeddings, targets, self.directions, self.log_scale.exp())
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Warm up for a twentieth of the run, then a cosine down to zero."""
+    warm_up = max(settings.steps // 20, 1)
+    if step < warm_up:
+        return settings.lr * (step + 1) / warm_up
+    return settings.lr * (1 + cos(pi * (step - warm_up) / max(settings.steps - warm_up, 1))) / 2
+
+
+def make_optimizer(settings: Settings, *modules: nn.Module) -> torch.optim.AdamW:
+    """AdamW; weight decay for matrices only, not for embeddings, norms, biases and scales."""
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": settings.weight_decay},
+        {"params": [], "weight_decay": 0.0},
+    ]
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            groups[int(parameter.ndim < 2 or "embedding" in name)]["params"].append(parameter)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98))
+
+
+def train(
+    settings: Settings,
+    data: Data,
+    run: RunFolder,
+    device: torch.device,
+    test: Data | None = None,
+    save_seconds: float = 120.0,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> nn.Module:
+    """Train, or go on with, the model of a run folder.
+
+    Args:
+        settings: what decides the result.
+        data: pictures to learn from.
+        run: the run's folder.
+        device: where to compute.
+        test: pictures to measure zero-shot accuracy on, at each checkpoint.
+        save_seconds: time between checkpoints.
+        progress: wraps the steps.
+
+    Returns:
+        The whole model, as open_clip makes it from the config, on the CPU.
+    """
+    torch.manual_seed(settings.seed)
+    latest = run.latest()
+    context_length = settings.model["text_cfg"]["context_length"]
+    tokenizer = Tokenizer(context_length, latest[1]["vocabulary"] if latest else None)
+    model = make_model(settings.model, tokenizer.size).to(device).train()
+    values = ValueDirections(settings.model["embed_dim"]).to(device)
+    optimizer = make_optimizer(settings, model, values)
+    if latest:
+        unpack(latest[1], model=model, values=values, optimizer=optimizer)
+    truth = truth_table(data.attributes)
+
+    losses: list[list[float]] = []
+    last_saved = time.monotonic()
+    for step in progress(range(latest[0] if latest else 0, settings.steps)):
+        rng = np.random.default_rng((settings.seed, step))
+        chosen = rng.integers(len(data.attributes), size=settings.batch)
+        texts = [tokenizer.draw(data.attributes[i], rng) for i in np.tile(chosen, settings.captions)]
+        texts.sort(key=lambda text: len(text[0]))  # short and long ones are padded apart
+        tokens = [numbers for numbers, _ in texts]
+        halves = [tokenizer.pad(half) for half in (tokens[: len(tokens) // 2], tokens[len(tokens) // 2 :])]
+        images = augment(data.pictures.batch(chosen.tolist()), step_generator(settings.seed, step))
+        shown, claimed = truth[chosen], claim_table([claims for _, claims in texts])
+
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            image_features = model.encode_image(images.to(device))
+            text_features = torch.cat([encode_texts(model, half.to(device)) for half in halves])
+        of_images, of_texts = (F.normalize(x.float(), dim=-1) for x in (image_features, text_features))
+        positive = positives(shown, claimed).to(device)
+        terms = [
+            contrastive_loss(of_images, of_texts, positive, model.logit_scale.exp()),
+            values(of_images, shown.to(device)),
+            values(of_texts, claim_targets(claimed).to(device)),
+        ]
+        optimizer.zero_grad()
+        torch.stack(terms).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, log(MAX_LOGIT_SCALE))
+        losses.append([term.item() for term in terms])
+
+        if step + 1 == settings.steps or time.monotonic() - last_saved >= save_seconds:
+            means = dict(zip(("contrastive", "images", "texts"), np.mean(losses, axis=0), strict=True))
+            if test is not None:
+                whole = with_all_tokens(model, settings.model, tokenizer.vocabulary)
+                means |= zero_shot_figures(as_encoder(whole), test)
+            run.log(step + 1, lr=learning_rate(step, settings), **means)
+            tensors = pack(model=model, values=values, optimizer=optimizer)
+            run.save(step + 1, {**tensors, "vocabulary": tokenizer.vocabulary}, {})
+            losses.clear()
+            last_saved = time.monotonic()
+    return with_all_tokens(model, settings.model, tokenizer.vocabulary)
+
+
+def as_encoder(model: Any) -> ClipEncoder:
+    """A whole model as an encoder, which freezes it."""
+    config = {**PREPROCESS_CONFIG, "size": model.visual.image_size}
+    return ClipEncoder(model, SimpleTokenizer(context_length=model.context_length), config, "avatars")
+
+
+@torch.no_grad()
+def zero_shot_figures(encoder: ClipEncoder, test: Data) -> dict[str, float]:
+    """Zero-shot accuracy on the test pictures: the mean over the groups, and each group's."""
+    batches = torch.arange(len(test.pictures)).split(250)
+    pixels = (test.pictures.batch(indices).float() / 127.5 - 1 for indices in batches)
+    embeddings = torch.cat([encoder.encode_images(batch) for batch in pixels])
+    figures = zero_shot.accuracy(embeddings, test.attributes, encoder.encode_texts)
+    return {"zero_shot": sum(figures.values()) / len(figures)} | {
+        f"zero_shot/{group}": figure for group, figure in figures.items()
+    }
+
+
+EXISTING = click.Path(exists=True, path_type=Path)
+
+
+@click.command(help=__doc__)
+@click.option("--data", type=EXISTING, required=True, help="Zip of avatars to learn from.")
+@click.option("--test", type=EXISTING, help="Zip of avatars to measure zero-shot accuracy on.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@click.option(
+    "--export", type=click.Path(path_type=Path), help="Folder for the result, in open_clip's format."
+)
+@click.option("--images", type=click.IntRange(1), default=Settings.images, show_default=True)
+@click.option("--batch", type=click.IntRange(2), default=Settings.batch, show_default=True)
+@click.option("--captions", type=click.IntRange(1), default=Settings.captions, help="Captions a picture.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=Settings.lr, show_default=True)
+@click.option("--bf16/--no-bf16", default=Settings.bf16, show_default=True, help="Compute in bfloat16.")
+@click.option("--model", type=EXISTING, default=MODEL_CONFIG, help="Another config of the model.")
+@click.option("--save-seconds", type=click.FloatRange(0), default=120.0, help="Time between checkpoints.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option("--seed", type=click.IntRange(0), default=Settings.seed, show_default=True)
+def main(
+    data: Path,
+    test: Path | None,
+    out: Path,
+    export: Path | None,
+    images: int,
+    batch: int,
+    captions: int,
+    lr: float,
+    bf16: bool,
+    model: Path,
+    save_seconds: float,
+    device: str,
+    seed: int,
+) -> None:
+    config = json.loads(model.read_text())
+    settings = Settings(config, images, batch, captions, lr, bf16=bf16, seed=seed)
+    size = config["vision_cfg"]["image_size"]
+    try:
+        run = RunFolder.open(out, {"command": "train_clip", "data": data.name, **asdict(settings)})
+        trained = train(
+            settings,
+            open_data(data, size),
+            run,
+            resolve_device(device),
+            open_data(test, size) if test else None,
+            save_seconds,
+            lambda steps: tqdm(steps, "training", unit="step", disable=None),
+        )
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if export is not None:
+        save_local_dir(trained, config, PREPROCESS_CONFIG, export)
+        click.echo(f"wrote {export}")
+
+
+if __name__ == "__main__":
+    main()
