@@ -333,7 +333,7 @@ def _check_fit(bundle: Bundle, mapper_file: Path) -> None:
 
 
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Compare files with their sha256. Raises FileNotFoundError, or ValueError naming the one that differs."""
+    """Compare files with their sha256. Raises FileNotFoundError or ValueError with the first one wrong."""
     from stylegan2.files import fingerprint
 
     for name, total in files.items():

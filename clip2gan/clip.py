@@ -4,7 +4,8 @@ A model is named by a *spec*:
 
     avatars             the CLIP that comes with this package; it knows cartoon faces only
     ARCH:PRETRAINED     one of open_clip's pretrained models, such as ViT-B-16:laion2b_s34b_b88k
-    ARCH:FILE           one of open_clip's architectures with the weights of a file
+    ARCH:FILE           one of open_clip's architectures with the weights of a file (OpenAI's own weights
+                        need the architectures that end in -quickgelu)
     hf-hub:ORG/NAME     a model on the Hugging Face Hub in open_clip's format
     local-dir:FOLDER    the same in a folder: open_clip_config.json and open_clip_model.safetensors
 """
@@ -287,9 +288,7 @@ def _check_local_dir(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of a CLIP model")
     if not (folder / CONFIG_NAME).is_file():
-        raise FileNotFoundError(
-            f"{folder}: not a CLIP folder ({CONFIG_NAME} and {WEIGHTS_NAME}); no {CONFIG_NAME}"
-        )
+        raise FileNotFoundError(f"{folder}: no {CONFIG_NAME} in it, so not a CLIP in open_clip's format")
     weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
     if not weights:
         raise FileNotFoundError(f"{folder}: no weights in this CLIP folder; put {WEIGHTS_NAME} there")
@@ -311,7 +310,7 @@ def _check_weights(path: Path) -> None:
         elif path.suffix not in (".npz", ".npy"):  # NumPy's are read without pickle
             torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:  # damaged data can raise almost anything
-        raise ValueError(f"{path}: not a readable file of plain weights ({_first_line(error)})") from error
+        raise ValueError(f"{path}: not a readable file of plain weights ({_one_line(error)})") from error
 
 
 def _is_fetched(name: str, pretrained: str | None) -> bool:
@@ -338,12 +337,12 @@ def _one_line_errors(spec: str, fetched: bool) -> Iterator[None]:
     except Exception as error:  # open_clip, the Hub's client and the file formats raise many kinds
         if fetched:
             remedy = "check name and network, or give downloaded weights (ARCH:FILE, local-dir:FOLDER)"
-            raise OSError(f"cannot fetch CLIP {spec!r} ({_first_line(error)}); {remedy}") from error
-        raise ValueError(f"cannot load CLIP {spec!r}: {_first_line(error)}") from error
+            raise OSError(f"cannot fetch CLIP {spec!r} ({_one_line(error)}); {remedy}") from error
+        raise ValueError(f"cannot load CLIP {spec!r}: {_one_line(error)}") from error
     finally:
         logging.getLogger().removeHandler(handler)
 
 
-def _first_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."

@@ -23,7 +23,7 @@ def feature_distance(features_x: Sequence[Tensor], features_y: Sequence[Tensor])
     The form of LPIPS (Zhang et al. 2018, equation 1) without learned weights. 0 if equal, at most 4.
     """
     distances = [
-        (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean()
+        (F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)).square().sum(1).mean()
         for x, y in zip(features_x, features_y, strict=True)
     ]
     return torch.stack(distances).mean()

@@ -18,6 +18,8 @@ from stylegan2 import Generator, GeneratorConfig
 # A busy machine is no failure.
 settings.register_profile("clip2gan", deadline=None)
 settings.load_profile("clip2gan")
+# Threads gain nothing on tensors this small, and wait long for each other on a busy machine.
+torch.set_num_threads(1)
 
 CLIP_CONFIG = {
     "embed_dim": 16,
@@ -59,14 +61,14 @@ def make_bundle(path: Path, clip: ClipEncoder, gap: str = "knn", **mapper_settin
     torch.manual_seed(1)
     settings = {"embed_dim": clip.embed_dim, "num_ws": generator.num_ws, "w_dim": 8, "layers": 3, "width": 16}
     mapper = new_mapper("mlp", {**settings, **mapper_settings}).eval().requires_grad_(False)
-    embeddings = torch.nn.functional.normalize(torch.randn(2, 64, clip.embed_dim), dim=-1)
+    images, texts = torch.nn.functional.normalize(torch.randn(2, 64, clip.embed_dim), dim=-1)
     info = BundleInfo(
         name="tiny",
         description="Random weights.",
         licences={"generator": "MIT", "clip": "MIT", "mapper": "MIT"},
         figures=({"what": "accuracy", "value": "none", "command": "true"},),
     )
-    write_bundle(path, generator, clip, {"mlp": mapper}, fit_gap(gap, *embeddings), info=info)
+    write_bundle(path, generator, clip, {"mlp": mapper}, fit_gap(gap, images, texts), info=info)
     return path
 
 

@@ -1,6 +1,7 @@
 """Bundles: written whole, loaded as they were, and refused in one line when something is wrong with them."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import conftest
 import pytest
 import torch
+from PIL import Image
 
 from clip2gan import bundle as bundles
 from clip2gan.bundle import BundleInfo, load_bundle, locate_bundle, model_card, read_config, write_bundle
@@ -36,14 +38,16 @@ def test_round_trip_gives_the_same_model(tiny_bundle: Path, tiny_clip: ClipEncod
     assert all(torch.equal(value, original[name]) for name, value in bundle.generator.state_dict().items())
     assert list(bundle.mappers) == ["mlp"]
     assert bundle.gap.kind == "knn"
-    assert not any(p.requires_grad for p in [*bundle.generator.parameters(), *bundle.mappers["mlp"].parameters()])
+    assert not any(
+        p.requires_grad for p in [*bundle.generator.parameters(), *bundle.mappers["mlp"].parameters()]
+    )
 
 
 def test_open_clip_alone_can_load_the_clip(tiny_bundle: Path) -> None:
     import open_clip
 
-    model = open_clip.create_model(f"local-dir:{tiny_bundle / 'clip'}")
-    assert model.visual.image_size == (32, 32)
+    _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tiny_bundle / 'clip'}")
+    assert preprocess(Image.new("RGB", (50, 40))).shape == (3, 32, 32)  # type: ignore[operator]
 
 
 def test_config_lists_every_file_with_its_sum(tiny_bundle: Path) -> None:
@@ -51,7 +55,11 @@ def test_config_lists_every_file_with_its_sum(tiny_bundle: Path) -> None:
     present = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
     assert set(files) == present - {"config.json", "README.md"}
     assert all(fingerprint(tiny_bundle / name) == total for name, total in files.items())
-    assert {path.suffix for path in tiny_bundle.rglob("*") if path.is_file()} == {".json", ".safetensors", ".md"}
+    assert {path.suffix for path in tiny_bundle.rglob("*") if path.is_file()} == {
+        ".json",
+        ".safetensors",
+        ".md",
+    }
 
 
 def test_the_fingerprint_follows_the_weights_only(copy: Path, tiny_bundle: Path) -> None:
@@ -64,7 +72,13 @@ def test_half_precision_halves_the_generator_and_stays_near(tmp_path: Path, tiny
     mapper = new_mapper("mlp", {"embed_dim": 16, "num_ws": generator.num_ws, "w_dim": 8, "width": 16})
     for half in (False, True):
         write_bundle(
-            tmp_path / str(half), generator, tiny_clip, {"mlp": mapper}, NoGap(), info=BundleInfo(name="x"), half=half
+            tmp_path / str(half),
+            generator,
+            tiny_clip,
+            {"mlp": mapper},
+            NoGap(),
+            info=BundleInfo(name="x"),
+            half=half,
         )
     sizes = [(tmp_path / str(half) / "generator.safetensors").stat().st_size for half in (False, True)]
     assert sizes[1] < 0.6 * sizes[0]
@@ -95,7 +109,9 @@ def test_writing_replaces_a_bundle_but_nothing_else(tmp_path: Path, tiny_clip: C
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, tiny_clip: ClipEncoder) -> None:
-    with pytest.raises(ValueError, match=r"this mapper has w_dim 9, the generator 8; it was trained for another"):
+    with pytest.raises(
+        ValueError, match=r"this mapper has w_dim 9, the generator 8; it was trained for another"
+    ):
         conftest.make_bundle(tmp_path / "model", tiny_clip, w_dim=9)
     assert list(tmp_path.iterdir()) == []
 
@@ -136,10 +152,9 @@ def test_folders_that_are_no_models(tmp_path: Path, tiny_bundle: Path) -> None:
 )
 def test_a_wrong_config_is_named_by_its_key(copy: Path, changes: dict[str, object], message: str) -> None:
     change_config(copy, **changes)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_bundle(str(copy))
     assert str(caught.value).startswith(f"{copy / 'config.json'}: ")
-    assert message in str(caught.value)
 
 
 def test_a_config_that_is_no_json(copy: Path) -> None:
@@ -196,7 +211,7 @@ def test_damaged_weights_are_named_by_their_file(
 @pytest.mark.parametrize("part", ["clip/open_clip_model.safetensors", "gap.safetensors"])
 def test_damaged_clip_and_gap_are_refused(copy: Path, part: str, damage: Callable[[Path], None]) -> None:
     damage(copy / part)
-    with pytest.raises((ValueError, FileNotFoundError), match=part.split("/")[0]) as caught:
+    with pytest.raises((ValueError, FileNotFoundError), match=Path(part).parts[0]) as caught:
         load_bundle(str(copy))
     assert "\n" not in str(caught.value)
 
@@ -246,5 +261,7 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
         raise ConnectionError("no route\n to host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(OSError, match=r"cannot fetch hf-hub:a/b \(no route to host\); check the name and the net"):
+    with pytest.raises(
+        OSError, match=r"cannot fetch hf-hub:a/b \(no route to host\); check the name and the net"
+    ):
         locate_bundle("hf-hub:a/b")

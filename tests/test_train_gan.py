@@ -17,7 +17,7 @@ from clip2gan.cli.train_gan import command
 from stylegan2 import Discriminator, GeneratorConfig, load_generator
 from stylegan2.runs import RunFolder
 from stylegan2.training import TrainingConfig, train
-from stylegan2.training.losses import Focus, r1_penalty, reconstruction_loss
+from stylegan2.training.losses import Focus, energy_distance, r1_penalty, reconstruction_loss
 
 CPU = torch.device("cpu")
 SHAPE = GeneratorConfig(z_dim=8, w_dim=8, img_resolution=16, channel_base=64, channel_max=8, mapping_layers=2)
@@ -97,6 +97,13 @@ def test_pictures_of_another_size_are_refused(tmp_path):
     config = replace(CONFIG, generator=replace(SHAPE, img_resolution=32))
     with pytest.raises(ValueError, match=r"pictures are \[3, 16, 16\], the generator makes 32 px"):
         train(config, Patches(), RunFolder.open(tmp_path, {}), CPU)
+
+
+def test_energy_distance_is_least_for_the_same_distribution():
+    torch.manual_seed(0)
+    real, same = torch.randn(2, 500, 4)
+    other = [energy_distance(fake, real) for fake in (same + 0.5, same * 1.5, same * 0.5)]
+    assert energy_distance(same, real) < min(other)
 
 
 def test_r1_is_the_squared_gradient_norm():

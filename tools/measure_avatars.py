@@ -346,15 +346,18 @@ def measure(name: str, mapper: str | None, renders: Avatars, judge: Judge, quick
     return measured
 
 
+def as_text(figure: str, value: float) -> str:
+    """A figure's value as the tables show it: shares in percent."""
+    return f"{value:.2f}" if figure in ("generate_seconds", "generate_peak_gb") else f"{value:.1%}"
+
+
 def table(figures: Mapping[str, float]) -> str:
     """The figures as a Markdown table."""
     lines = ["| what | measured | at least | aim |", "|---|---|---|---|"]
     for row in ROWS:
         if row.figure in figures:
-            is_share = row.figure not in ("generate_seconds", "generate_peak_gb")
             cells = [
-                "" if x is None else f"{x:.1%}" if is_share else f"{x:.2f}"
-                for x in (figures[row.figure], row.least, row.aim)
+                "" if x is None else as_text(row.figure, x) for x in (figures[row.figure], row.least, row.aim)
             ]
             lines.append(f"| {row.what} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -75,7 +75,7 @@ class Settings:
     """What decides the result of a training; fixed for the life of a run."""
 
     model: Mapping[str, Any]
-    images: int = 200_000
+    images: int = 96_000
     batch: int = 64
     captions: int = 2
     lr: float = 1e-3
@@ -195,8 +195,8 @@ class Tokenizer:
 
 
 def make_model(config: Mapping[str, Any], vocabulary_size: int) -> Any:
-    """open_clip's CLIP of this config, but for a small vocabulary whose number 0 is and stays a zero vector."""
-    model = CLIP(**{**config, "text_cfg": {**config["text_cfg"], "vocab_size": vocabulary_size}})
+    """open_clip's CLIP of this config, with a small vocabulary, whose number 0 is and stays zero."""
+    model: Any = CLIP(**{**config, "text_cfg": {**config["text_cfg"], "vocab_size": vocabulary_size}})
     model.token_embedding.padding_idx = 0  # no gradient reaches it
     with torch.no_grad():
         model.token_embedding.weight[0] = 0
@@ -311,7 +311,7 @@ def value_loss(embeddings: Tensor, targets: Tensor, directions: Tensor, scale: T
 
 
 def claim_targets(claimed: Tensor) -> Tensor:
-    """Distributions for `value_loss`: even among the allowed values, even among all of a group not claimed."""
+    """Distributions for `value_loss`: even among the allowed values, or among all of a group not claimed."""
     parts = []
     for part in by_group(claimed):
         allowed = torch.where(part.any(1, keepdim=True), part, 1.0)

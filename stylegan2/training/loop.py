@@ -1,7 +1,8 @@
 """Training a StyleGAN2 from pictures alone, in three phases that one run folder carries through.
 
     autoencoder   the synthesis network learns to give pictures back from an encoder's w
-    mapping       the mapping network learns the encoder's distribution of w, by a small GAN in w
+    mapping       the mapping network learns the encoder's distribution of w: first the normal distribution
+                  of the same mean and covariance, by regression, then the rest, by its energy distance
     adversarial   the usual StyleGAN2 training, with the autoencoder's loss kept as a regulariser
 
 The first two start the third within reach of the data, which small machines need: from scratch, adversarial
@@ -19,11 +20,12 @@ from torch.optim import Adam
 
 from stylegan2.discriminator import Discriminator, Encoder, copy_trunk
 from stylegan2.generator import Generator, GeneratorConfig, save_generator
-from stylegan2.layers import FullyConnectedLayer, half_dtype
+from stylegan2.layers import half_dtype
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
 from stylegan2.training.losses import (
     Focus,
     discriminator_loss,
+    energy_distance,
     generator_loss,
     latent_scale_loss,
     r1_penalty,
@@ -32,9 +34,11 @@ from stylegan2.training.losses import (
 from stylegan2.training.preview import save_grid
 
 PREVIEW_PICTURES = 32
-MAPPING_BATCH = 256
+MAPPING_BATCH = 512
 # The mapping network's stored weights are 100 times what is used, so its steps must be as much longer.
-MAPPING_LR = 0.1
+MAPPING_REGRESSION_LR = 1.0
+MAPPING_ENERGY_LR = 0.3
+REGRESSION_SHARE = 0.25  # of the mapping phase
 
 
 class Pictures(Protocol):
@@ -100,7 +104,6 @@ class Networks:
         self.generator = Generator(shape).to(device)
         self.encoder = Encoder(shape).to(device)
         self.discriminator = Discriminator(shape).to(device)
-        self.latent_discriminator = _latent_discriminator(shape.w_dim).to(device)
         self.generator_ema = Generator(shape).to(device).eval().requires_grad_(False)
         self.encoder_ema = Encoder(shape).to(device).eval().requires_grad_(False)
         self.generator_ema.load_state_dict(self.generator.state_dict())
@@ -108,8 +111,7 @@ class Networks:
         generator, mapping = self.generator, self.generator.mapping
         autoencoder = [*generator.synthesis.parameters(), *self.encoder.parameters()]
         self.autoencoder_optimizer = Adam(autoencoder, lr=config.autoencoder_lr, betas=(0.9, 0.99))
-        self.mapping_optimizer = Adam(mapping.parameters(), lr=MAPPING_LR, betas=(0.0, 0.99))
-        self.latent_optimizer = Adam(self.latent_discriminator.parameters(), lr=1e-3, betas=(0.0, 0.99))
+        self.mapping_optimizer = Adam(mapping.parameters(), betas=(0.9, 0.99))
         everything = [*generator.parameters(), *self.encoder.parameters()]
         self.generator_optimizer = Adam(everything, lr=config.adversarial_lr, betas=(0.0, 0.99))
         # Lazy R1 acts every r1_interval steps; this rescales Adam as if it acted, weaker, at each.
@@ -146,7 +148,7 @@ def train(
     if sample.shape[1:] != (config.generator.img_channels, resolution, resolution):
         raise ValueError(f"pictures are {list(sample.shape[1:])}, the generator makes {resolution} px")
 
-    latents: Tensor | None = None
+    latents: Latents | None = None
     saved = previewed = time.monotonic()
     mapping_start = config.autoencoder_steps
     adversarial_start = mapping_start + config.mapping_steps
@@ -158,8 +160,10 @@ def train(
             figures = _autoencoder_step(networks, config, pictures, step, random, device)
         elif step <= adversarial_start:
             if latents is None:
-                latents = encode_all(networks.encoder_ema, pictures, device)
-            figures = _mapping_step(networks, config, latents, step, random, device)
+                latents = Latents(encode_all(networks.encoder_ema, pictures, device))
+            part = (step - mapping_start) / config.mapping_steps
+            figures = _mapping_step(networks, config, latents, part, random)
+            _average(networks.generator, networks.generator_ema, config, step)
         else:
             if step == adversarial_start + 1:
                 _begin_adversarial(networks)
@@ -175,6 +179,21 @@ def train(
             save_generator(finished_generator(networks, config), run.path / "generator.safetensors")
             saved = time.monotonic()
     return finished_generator(networks, config)
+
+
+class Latents:
+    """The encoder's latents w [N, w_dim], and the normal distribution nearest to theirs."""
+
+    def __init__(self, w: Tensor):
+        self.w, self.mean, self.deviation = w, w.mean(dim=0), w.std(dim=0)
+        # A little is added to the diagonal, for latents that hardly vary.
+        ridge = 1e-4 * self.deviation.square().mean() * torch.eye(w.shape[1]).to(w)
+        self._spread = torch.linalg.cholesky(torch.cov(w.T) + ridge)
+
+    def normal(self, z: Tensor) -> Tensor:
+        """Standard normal z [N, z_dim] taken to this mean and covariance (of as many dimensions as z has)."""
+        spread = self._spread[:, : z.shape[1]]
+        return self.mean + z[:, : spread.shape[1]] @ spread.T
 
 
 def finished_generator(networks: Networks, config: TrainingConfig) -> Generator:
@@ -205,47 +224,30 @@ def _autoencoder_step(
     device: torch.device,
 ) -> dict[str, Tensor]:
     fall = (1 + torch.cos(torch.tensor(torch.pi * step / config.autoencoder_steps))) / 2
-    for group in networks.autoencoder_optimizer.param_groups:
-        group["lr"] = config.autoencoder_lr * (0.1 + 0.9 * float(fall))
     real = _random_batch(pictures, config.batch, random, device)
     loss, figures = _reconstruct(networks, config, real, random)
-    networks.autoencoder_optimizer.zero_grad()
-    loss.backward()
-    networks.autoencoder_optimizer.step()
+    _optimize(networks.autoencoder_optimizer, loss, lr=config.autoencoder_lr * (0.1 + 0.9 * float(fall)))
     _average(networks.generator, networks.generator_ema, config, step)
     _average(networks.encoder, networks.encoder_ema, config, step)
     return figures
 
 
 def _mapping_step(
-    networks: Networks,
-    config: TrainingConfig,
-    latents: Tensor,
-    step: int,
-    random: torch.Generator,
-    device: torch.device,
+    networks: Networks, config: TrainingConfig, latents: Latents, part: float, random: torch.Generator
 ) -> dict[str, Tensor]:
-    mapping, judge = networks.generator.mapping, networks.latent_discriminator
-    real = latents[torch.randint(len(latents), (MAPPING_BATCH,), generator=random).to(device)]
-    z = torch.randn(2, MAPPING_BATCH, config.generator.z_dim, generator=random).to(device)
-    penalty = r1_penalty(judge, real)
-    fake = mapping(z[0])[:, 0].detach()
-    judge_loss = discriminator_loss(judge(real), judge(fake)) + 0.05 * penalty
-    networks.latent_optimizer.zero_grad()
-    judge_loss.backward()
-    networks.latent_optimizer.step()
-    w = mapping(z[1])[:, 0]
-    loss = generator_loss(judge(w))
-    networks.mapping_optimizer.zero_grad()
-    loss.backward()
-    networks.mapping_optimizer.step()
+    """`part` goes from 0 to 1 over the phase."""
+    z = torch.randn(MAPPING_BATCH, config.generator.z_dim, generator=random).to(latents.w)
+    w = networks.generator.mapping(z)[:, 0]
+    if part <= REGRESSION_SHARE:
+        name, lr, fall = "mapping_regression", MAPPING_REGRESSION_LR, 1 - part / REGRESSION_SHARE
+        loss = ((w - latents.normal(z)) / latents.deviation).square().mean()
+    else:
+        name, lr, fall = "mapping_energy", MAPPING_ENERGY_LR, (1 - part) / (1 - REGRESSION_SHARE)
+        rows = torch.randint(len(latents.w), (MAPPING_BATCH,), generator=random).to(latents.w.device)
+        loss = energy_distance(w / latents.deviation, latents.w[rows] / latents.deviation)
+    _optimize(networks.mapping_optimizer, loss, lr=lr * max(fall, 0.02))
     _track_w_avg(networks, w)
-    _average(networks.generator, networks.generator_ema, config, step)
-    return {
-        "mapping_loss": loss.detach(),
-        "latent_discriminator_loss": judge_loss.detach(),
-        "latent_r1": penalty,
-    }
+    return {name: loss.detach()}
 
 
 def _begin_adversarial(networks: Networks) -> None:
@@ -275,9 +277,7 @@ def _adversarial_step(
         reconstruction, more = _reconstruct(networks, config, real, random)
         loss = loss + config.autoencoder_weight * reconstruction
         figures.update(more)
-    networks.generator_optimizer.zero_grad()
-    loss.backward()
-    networks.generator_optimizer.step()
+    _optimize(networks.generator_optimizer, loss)
     _track_w_avg(networks, ws[:, 0])
 
     discriminator.requires_grad_(True)
@@ -287,13 +287,20 @@ def _adversarial_step(
         penalty = r1_penalty(discriminator, real)
         loss = loss + config.r1_gamma / 2 * config.r1_interval * penalty
         figures["r1"] = penalty.detach()
-    networks.discriminator_optimizer.zero_grad()
-    loss.backward()
-    networks.discriminator_optimizer.step()
+    _optimize(networks.discriminator_optimizer, loss)
 
     _average(networks.generator, networks.generator_ema, config, step)
     _average(networks.encoder, networks.encoder_ema, config, step)
     return figures
+
+
+def _optimize(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float | None = None) -> None:
+    """One step down `loss`, at the rate `lr` where one is given."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] if lr is None else lr
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def _reconstruct(
@@ -372,12 +379,3 @@ def _preview(
         )
         shown = networks.generator_ema(z.to(device), noise_mode="const" if config.noise else "none")
     save_grid(shown, run.samples / f"{step:08d}.png", columns=8)
-
-
-def _latent_discriminator(w_dim: int) -> nn.Module:
-    return nn.Sequential(
-        FullyConnectedLayer(w_dim, 512, activation="lrelu"),
-        FullyConnectedLayer(512, 512, activation="lrelu"),
-        FullyConnectedLayer(512, 512, activation="lrelu"),
-        FullyConnectedLayer(512, 1),
-    )

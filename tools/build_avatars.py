@@ -1,0 +1,73 @@
+"""Build the embedded avatars model from what the trainings left.
+
+    python -m tools.build_avatars --mapper runs/mapper/bundle --measured measured.json
+
+takes the bundle that `clip2gan train-mapper` wrote (with its generator and CLIP), stores the weights in
+16 bit, and writes the model card with the licences and, where given, the figures of `tools.measure_avatars`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clip2gan.bundle import BUNDLED, BundleInfo, load_bundle, write_bundle
+from tools.measure_avatars import ROWS, as_text
+
+MOST_BYTES = 40_000_000
+DRAWINGS = "Avataaars by Pablo Stanley, free for personal and commercial use; drawn with python-avatars (MIT)"
+DESCRIPTION = (
+    "A small model of cartoon faces at 64x64, trained by clip2gan's own commands on drawings whose attributes "
+    "are known exactly. Its CLIP knows this domain only. docs/avatars.md tells how it was made."
+)
+LICENCES = {part: f"MIT, trained on drawings: {DRAWINGS}" for part in ("generator", "clip", "mapper")}
+
+
+def read_figures(path: Path) -> tuple[dict[str, str], ...]:
+    """The rows of a file of `tools.measure_avatars`, for the model card."""
+    measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    command = "python -m tools.measure_avatars --model avatars" + (" --quick" if measured["quick"] else "")
+    figures = measured["figures"]
+    return tuple(
+        {"what": row.what, "value": as_text(row.figure, figures[row.figure]), "command": command}
+        for row in ROWS
+        if row.figure in figures
+    )
+
+
+@click.command(help=__doc__)
+@click.option(
+    "--mapper", "source", default="runs/mapper/bundle", show_default=True, help="The bundle to take."
+)
+@click.option(
+    "--measured",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Figures for the model card.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=BUNDLED / "avatars",
+    help="Where to write.  [default: in place]",
+)
+def main(source: str, measured: Path | None, out: Path) -> None:
+    try:
+        bundle = load_bundle(source)
+        info = BundleInfo(
+            name="avatars",
+            description=DESCRIPTION,
+            licences=LICENCES,
+            figures=read_figures(measured) if measured else (),
+        )
+        write_bundle(out, bundle.generator, bundle.clip, bundle.mappers, bundle.gap, info=info, half=True)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    click.echo(f"wrote {out}: {size / 1e6:.1f} MB")
+    if size > MOST_BYTES:
+        raise click.ClickException(f"{out} is larger than {MOST_BYTES / 1e6:.0f} MB; make its parts smaller")
+
+
+if __name__ == "__main__":
+    main()
