@@ -34,6 +34,7 @@ CONFIG = "config.json"
 GENERATOR = "generator.safetensors"
 GAP = "gap.safetensors"
 CLIP = "clip"
+CARD = "README.md"
 HF_HUB = "hf-hub:"
 LOCAL_DIR = "local-dir:"
 BUNDLED = Path(__file__).parent / "bundles"
@@ -223,8 +224,8 @@ def write_bundle(
     from stylegan2.files import fingerprint
 
     path = Path(path)
-    if path.exists() and not (path / CONFIG).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"{path}: exists and is not a model; choose another folder")
+    if path.exists() and not _holds_only_parts(path):
+        raise FileExistsError(f"{path}: exists and holds other things than a model; choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
         folder = Path(temporary) / "new"
@@ -251,7 +252,7 @@ def write_bundle(
         }
         config_text = json.dumps(config, indent=2) + "\n"
         (folder / CONFIG).write_text(config_text, encoding="utf-8")
-        (folder / "README.md").write_text(model_card(config), encoding="utf-8")
+        (folder / CARD).write_text(model_card(config), encoding="utf-8")
         for kind, mapper in mappers.items():
             _check_fit(Bundle(path, config, "", generator, clip, {kind: mapper}, gap), Path(files[kind]))
         if path.exists():
@@ -287,6 +288,13 @@ def model_card(config: Mapping[str, Any]) -> str:
         lines += ["", "## Measured", "", "| what | value | command |", "| --- | --- | --- |"]
         lines += [f"| {row['what']} | {row['value']} | `{row['command']}` |" for row in config["figures"]]
     return "\n".join(lines) + "\n"
+
+
+def _holds_only_parts(path: Path) -> bool:
+    parts = {CONFIG, GENERATOR, GAP, CLIP, CARD}
+    return path.is_dir() and all(
+        file.name in parts or file.match("mapper-*.safetensors") for file in path.iterdir()
+    )
 
 
 def _write_clip(clip: "ClipEncoder", folder: Path) -> str:

@@ -179,9 +179,13 @@ class ClipEncoder:
             One [N, C_i, H_i, W_i] map for each block of a transformer (without its class token), or for
             each stage of a convolutional tower.
         """
+        return self.features_and_embeddings(images)[0]
+
+    def features_and_embeddings(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """`image_features` and the unit embeddings [N, D] of tensors [N, 3, H, W], from one pass."""
         inputs = self.preprocess(images.to(self.device))
-        output = self.model.visual.forward_intermediates(inputs, intermediates_only=True, output_fmt="NCHW")
-        return output["image_intermediates"]
+        output = self.model.visual.forward_intermediates(inputs, output_fmt="NCHW")
+        return output["image_intermediates"], F.normalize(output["image_features"].float(), dim=-1)
 
     def fingerprint(self) -> str:
         """The sha256 (hex) of all weights and of the preprocessing: equal if and only if embeddings are."""

@@ -1,10 +1,14 @@
 """Losses between pictures, embeddings and latents. Pictures are [N, 3, R, R] in about [-1, 1]."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from clip2gan.clip import ClipEncoder
 
 
 def pixel_l1(x: Tensor, y: Tensor, scales: Sequence[int] = (1, 2, 4, 8)) -> Tensor:
@@ -32,6 +36,18 @@ def feature_distance(features_x: Sequence[Tensor], features_y: Sequence[Tensor])
 def cosine_distance(e_x: Tensor, e_y: Tensor) -> Tensor:
     """1 - cosine of unit embeddings [N, D], averaged; 0 if equal, at most 2."""
     return 1 - (e_x * e_y).sum(-1).mean()
+
+
+def perceptual_distance(clip: "ClipEncoder") -> Callable[[Tensor, Tensor], Tensor]:
+    """`feature_distance` + `cosine_distance` in a CLIP's image tower, as a distance of pictures."""
+
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        features_x, e_x = clip.features_and_embeddings(x)
+        with torch.no_grad():
+            features_y, e_y = clip.features_and_embeddings(y)
+        return feature_distance(features_x, features_y) + cosine_distance(e_x, e_y)
+
+    return distance
 
 
 def diversity_ratio(e: Tensor, e_near: Tensor, x: Tensor, x_near: Tensor) -> Tensor:

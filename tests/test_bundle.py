@@ -98,14 +98,14 @@ def test_the_model_card_names_licences_and_figures(tiny_bundle: Path) -> None:
 
 def test_writing_replaces_a_bundle_but_nothing_else(tmp_path: Path, tiny_clip: ClipEncoder) -> None:
     path = conftest.make_bundle(tmp_path / "model", tiny_clip)
-    (path / "stale").touch()
+    (path / "mapper-old.safetensors").touch()
     conftest.make_bundle(path, tiny_clip)
-    assert not (path / "stale").exists()
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "a.txt").touch()
-    with pytest.raises(FileExistsError, match="exists and is not a model"):
-        conftest.make_bundle(tmp_path / "notes", tiny_clip)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model", "notes"]
+    assert not (path / "mapper-old.safetensors").exists()
+    (path / "checkpoints").mkdir()  # as in a training's folder, which has a config.json too
+    with pytest.raises(FileExistsError, match="exists and holds other things than a model"):
+        conftest.make_bundle(path, tiny_clip)
+    assert (path / "checkpoints").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, tiny_clip: ClipEncoder) -> None:

@@ -18,8 +18,8 @@ from tools.measure_avatars import ROWS, as_text
 MOST_BYTES = 40_000_000
 DRAWINGS = "Avataaars by Pablo Stanley, free for personal and commercial use; drawn with python-avatars (MIT)"
 DESCRIPTION = (
-    "A small model of cartoon faces at 64x64, trained by clip2gan's own commands on drawings whose attributes "
-    "are known exactly. Its CLIP knows this domain only. docs/avatars.md tells how it was made."
+    "A small model of cartoon faces at 64x64, trained by clip2gan's own commands on drawings whose "
+    "attributes are known exactly. Its CLIP knows this domain only. docs/avatars.md tells how it was made."
 )
 LICENCES = {part: f"MIT, trained on drawings: {DRAWINGS}" for part in ("generator", "clip", "mapper")}
 

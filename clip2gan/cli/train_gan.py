@@ -26,12 +26,13 @@ PRESETS = {
         "channel_max": 128,
         "mapping_layers": 4,
         "batch": 8,
-        "autoencoder_images": 170_000,
+        "autoencoder_images": 200_000,
         "mapping_steps": 4_000,
-        "adversarial_images": 24_000,
+        "adversarial_images": 8_000,
         "adversarial_lr": 5e-4,
         "autoencoder_weight": 10.0,
         "noise": False,
+        "style_mixing": 0.5,
         "r1_gamma": 1.0,
         "focus": ((0.30, 0.30, 0.70, 0.62), 2.0),
     },
@@ -48,6 +49,7 @@ PRESETS = {
         "adversarial_lr": 2e-3,
         "autoencoder_weight": 0.0,
         "noise": True,
+        "style_mixing": 0.9,
         "r1_gamma": 10.0,
         "focus": None,
     },
@@ -85,6 +87,12 @@ PRESETS = {
     "--adversarial-lr", type=Finite(0, min_open=True), help="Learning rate of the adversarial phase."
 )
 @click.option("--r1-gamma", type=Finite(0), help="Weight of the gradient penalty.")
+@click.option(
+    "--perceptual",
+    metavar="CLIP",
+    help="Compare reconstructions by this CLIP's image tower too: avatars, ARCH:PRETRAINED, local-dir:DIR.",
+)
+@click.option("--perceptual-weight", type=Finite(0), help="Weight of that.  [default: 3 with --perceptual]")
 @click.option("--half/--no-half", default=True, show_default=True, help="Compute in 16 bit where it is safe.")
 @click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
@@ -101,6 +109,8 @@ def command(
     adversarial_images: int | None,
     adversarial_lr: float | None,
     r1_gamma: float | None,
+    perceptual: str | None,
+    perceptual_weight: float | None,
     half: bool,
     dry_run: bool,
     out: Path,
@@ -108,7 +118,9 @@ def command(
     seed: int,
 ) -> None:
     """Train a StyleGAN2 from pictures alone."""
+    from clip2gan.clip import ClipEncoder
     from clip2gan.data.pictures import open_pictures
+    from clip2gan.losses import perceptual_distance
     from stylegan2 import GeneratorConfig
     from stylegan2.runs import RunFolder
     from stylegan2.training import TrainingConfig, train
@@ -136,7 +148,9 @@ def command(
         adversarial_images=chosen["adversarial_images"],
         adversarial_lr=chosen["adversarial_lr"],
         autoencoder_weight=chosen["autoencoder_weight"],
+        perceptual_weight=3.0 if perceptual else 0.0,
         noise=chosen["noise"],
+        style_mixing=chosen["style_mixing"],
         r1_gamma=chosen["r1_gamma"],
         half=half,
     )
@@ -147,14 +161,23 @@ def command(
         "adversarial_images": adversarial_images,
         "adversarial_lr": adversarial_lr,
         "r1_gamma": r1_gamma,
+        "perceptual_weight": perceptual_weight,
     }
     config = replace(config, **{name: value for name, value in overrides.items() if value is not None})
-    settings = {"command": "train-gan", "condition": condition, "data": data.name, **asdict(config)}
+    settings = {"command": "train-gan", "condition": condition, "data": data.name, "perceptual": perceptual}
+    settings.update(asdict(config))
     click.echo(json.dumps(settings, indent=2), err=True)
     if dry_run:
         return
     where = resolve_device(device)
     run = RunFolder.open(out, settings)
     pictures = open_pictures(data, resolution)
-    train(config, pictures, run, where, progress=lambda steps: progress(steps, "training"))
+    train(
+        config,
+        pictures,
+        run,
+        where,
+        perceptual=perceptual_distance(ClipEncoder.load(perceptual, where)) if perceptual else None,
+        progress=lambda steps: progress(steps, "training"),
+    )
     click.echo(f"wrote {run.path / 'generator.safetensors'}")

@@ -118,8 +118,12 @@ PRESETS: dict[str, MapperTraining] = {
     # For the avatars: a quarter of an hour on two cores.
     "avatars": MapperTraining(
         mapper_settings={"width": 384, "sample_sigma": 0.2},
+        samples=24576,
         noise=Noise("unit", 0.3),
         weights=LossWeights(pixel_l1=1.0, perceptual=1.0, cosine=2.0, latent=0.5),
+        warmup_steps=5000,
+        steps=1200,
+        batch=32,
         precision="bf16",
     ),
     # CLIP2GAN. From the paper: W+, 12 layers without shortcuts, L2, L_div, Gaussian noise of variance 0.36 on
@@ -160,7 +164,7 @@ def train_mapper(
         The bundle's folder.
 
     Raises:
-        ValueError: a setting does not fit, or a loss is not finite.
+        ValueError: the generator is conditional, or a loss or gradient is not finite; no checkpoint has it.
     """
     if generator.config.c_dim:
         raise ValueError("the generator needs labels; a mapper can be trained for an unconditional one only")
@@ -198,6 +202,9 @@ def train_mapper(
             raise ValueError(f"step {step}: the loss {', '.join(bad)} is not finite; try a lower --lr")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        gradients = [parameter.grad for parameter in mapper.parameters() if parameter.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            raise ValueError(f"step {step}: the gradient is not finite; try a lower --lr")
         optimizer.step()
         _move_average(average, mapper, min(config.ema, (1 + step) / (10 + step)))
 

@@ -57,6 +57,7 @@ class TrainingConfig:
 
     autoencoder_images, mapping_steps, adversarial_images: lengths of the phases. batch: pictures a step.
     autoencoder_lr falls to a tenth along a cosine. latent_noise: standard deviation added to w.
+    perceptual_weight: of `train`'s perceptual distance in the reconstruction loss.
     autoencoder_weight: of the reconstruction loss kept in the adversarial phase. r1_gamma, r1_interval: lazy
     R1. style_mixing: probability that the layers of a picture take two latents. ema_images: half-life of the
     averaged weights. half: run all resolutions from 8 up in 16 bit.
@@ -69,6 +70,7 @@ class TrainingConfig:
     autoencoder_lr: float = 2e-3
     latent_noise: float = 0.1
     focus: Focus | None = None
+    perceptual_weight: float = 0.0
     mapping_steps: int = 0
     adversarial_images: int = 25_000_000
     adversarial_lr: float = 2e-3
@@ -96,8 +98,14 @@ class TrainingConfig:
 class Networks:
     """The networks of a training and their optimizers."""
 
-    def __init__(self, config: TrainingConfig, device: torch.device):
+    def __init__(
+        self,
+        config: TrainingConfig,
+        device: torch.device,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ):
         torch.manual_seed(config.seed)
+        self.perceptual = perceptual
         half = len(config.generator.block_resolutions) if config.half else 0
         clamp = 256.0 if config.half and half_dtype(device) == torch.float16 else None
         shape = replace(config.generator, num_fp16_res=half, conv_clamp=clamp)
@@ -121,7 +129,7 @@ class Networks:
         )
 
     def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        return dict(vars(self))
+        return {name: part for name, part in vars(self).items() if name != "perceptual"}
 
 
 def train(
@@ -129,6 +137,7 @@ def train(
     pictures: Pictures,
     run: RunFolder,
     device: torch.device,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
     checkpoint_seconds: float = 120,
     preview_seconds: float = 240,
@@ -136,9 +145,12 @@ def train(
     """Train, or go on from the newest checkpoint in `run`; returns the averaged generator, in float32.
 
     Writes checkpoints, figures and previews as it goes, and generator.safetensors at each checkpoint.
-    `progress` wraps the range of steps left. Raises ValueError when the pictures do not fit the generator.
+    `perceptual` is a distance of pictures [N, 3, R, R], made and real, for perceptual_weight > 0; `progress`
+    wraps the range of steps left. Raises ValueError when the pictures do not fit the generator.
     """
-    networks = Networks(config, device)
+    if config.perceptual_weight > 0 and perceptual is None:
+        raise ValueError("perceptual_weight is above 0, but no perceptual distance is given")
+    networks = Networks(config, device, perceptual)
     first = 0
     if (checkpoint := run.latest()) is not None:
         first, tensors, _ = checkpoint
@@ -311,6 +323,10 @@ def _reconstruct(
     fake = networks.generator.synthesis(_broadcast(noisy, config), noise_mode="none")
     loss = reconstruction_loss(fake, real, config.focus)
     figures = {"reconstruction": loss.detach(), "l1": (fake - real).abs().mean().detach()}
+    if networks.perceptual is not None and config.perceptual_weight > 0:
+        distance = networks.perceptual(fake, real)
+        figures["perceptual"] = distance.detach()
+        loss = loss + config.perceptual_weight * distance
     return loss + 0.01 * latent_scale_loss(w), figures
 
 
