@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan2.files import atomic_path
+from stylegan2.files import atomic_path, save_tensors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -246,16 +246,13 @@ def save_local_dir(
         path: a folder, made if it is not there; its model is replaced, each file at once.
         dtype: of the floating-point weights in the file.
     """
-    from safetensors.torch import save_file
-
     path = Path(path)
     config = {"model_cfg": model_config, "preprocess_cfg": preprocess_config}
     weights = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    with atomic_path(path / WEIGHTS_NAME) as temporary:
-        save_file(weights, temporary, metadata={"format": "pt", "config": json.dumps(config)})
+    save_tensors(path / WEIGHTS_NAME, weights, config)
     with atomic_path(path / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

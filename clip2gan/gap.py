@@ -5,15 +5,15 @@ less than a picture. A mapper is trained on embeddings of pictures; a *gap* deci
 (`Gap.train`: noise, so that it bears embeddings that are a little off) and what it is given in place of a
 text's embedding (`Gap.to_image`).
 
-    none     the text's embedding itself (CLIP2GAN)
-    shift    moved by the difference of the two modalities' means (CapDec's modality offset)
-    knn      a random convex combination of pictures' embeddings near the text (Fast text2StyleGAN,
-             arXiv 2209.03953)
-    anchor   a random picture's embedding near the text, moved the least distance that makes it say the text
+    none       the text's embedding itself (CLIP2GAN)
+    shift      moved by the difference of the two modalities' means (CapDec's modality offset)
+    knn        a random convex combination of pictures' embeddings near the text (Fast text2StyleGAN,
+               arXiv 2209.03953)
+    posterior  a picture's embedding drawn by CLIP's posterior of pictures given the text, pulled to its mean
 
-`knn` and `anchor` remember embeddings of pictures, and give a different answer for each random number. The
-statistics come from pictures and, for the texts' mean, from a fixed list of plain prompts; no caption of any
-picture has a part in them.
+`knn` and `posterior` remember embeddings of pictures, and give different answers for different random numbers.
+The statistics come from pictures and, for the texts' mean, from a fixed list of plain prompts; no caption of
+any picture has a part in them.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from stylegan2.files import load_tensors, save_tensors
 
-MEMORY_SIZE = 16384  # embeddings that `knn` and `anchor` remember
+MEMORY_SIZE = 16384  # embeddings that `knn` and `posterior` remember
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,10 @@ class Gap(ABC):
         return self.noise(e_image, generator)
 
     @abstractmethod
+    def center(self, e_text: Tensor) -> Tensor:
+        """The one answer [N, D] to texts [N, D] without randomness, as editing needs it."""
+
+    @abstractmethod
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
         """What the mapper is given for texts.
 
@@ -91,6 +95,9 @@ class NoGap(Gap):
 
     kind = "none"
 
+    def center(self, e_text: Tensor) -> Tensor:
+        return e_text
+
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
         return e_text[:, None].expand(-1, num, -1)
 
@@ -108,10 +115,14 @@ class MeanShift(Gap):
     mean_image: Tensor
     mean_text: Tensor
 
+    def center(self, e_text: Tensor) -> Tensor:
+        return self.shifted(e_text)
+
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
         return self.shifted(e_text)[:, None].expand(-1, num, -1)
 
     def shifted(self, e_text: Tensor) -> Tensor:
+        """The mean-shifted texts [N, D]."""
         return F.normalize(e_text + (self.mean_image - self.mean_text).to(e_text), dim=-1)
 
 
@@ -132,63 +143,65 @@ class Knn(MeanShift):
     spread: int = 10
     concentration: float = 0.5
 
+    def center(self, e_text: Tensor) -> Tensor:
+        return F.normalize(self._near(e_text).mean(1), dim=-1)
+
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
-        memory = self.memory.to(e_text)
-        near = (self.shifted(e_text) @ memory.T).topk(min(self.nearest, len(memory)), dim=1).indices
         rows = []
-        for row, random in zip(near, _row_generators(generator, len(e_text)), strict=True):
-            corners = memory[row][farthest_points(memory[row], self.spread)]
+        for near, random in zip(self._near(e_text), _row_generators(generator, len(e_text)), strict=True):
+            corners = near[farthest_points(near, self.spread)]
             weights = random.dirichlet([self.concentration] * len(corners), size=num)
             rows.append(torch.from_numpy(weights).to(corners) @ corners)
         return F.normalize(torch.stack(rows), dim=-1)
 
+    def _near(self, e_text: Tensor) -> Tensor:
+        """The pictures [N, nearest, D] around each text, the nearest first."""
+        memory = self.memory.to(e_text)
+        return memory[(self.shifted(e_text) @ memory.T).topk(min(self.nearest, len(memory)), dim=1).indices]
+
 
 @dataclass(kw_only=True)
-class Anchor(MeanShift):
-    """A remembered picture's embedding, moved until it says the text as clearly as the memory's best do.
+class Posterior(MeanShift):
+    """A remembered picture, drawn by CLIP's own opinion of which ones the text describes.
 
-    A text names a few attributes, a picture's embedding holds all of them; so the rest is taken from a
-    picture drawn at random. Measured from each modality's mean, with a the picture and d the unit direction
-    of the text, what the picture says of the text is a . d. If that is less than the `quantile` of all
-    remembered pictures, a moves along d up to it: the nearest point that says as much.
+    The probability of picture i is softmax_i(sharpness * cos(memory_i, text)), which is what CLIP is trained
+    to make the posterior of a picture given a text. The embedding that was drawn is then pulled towards the
+    posterior's mean, in which what the text names stays and all else averages out: as truncation does in W,
+    this trades variety for agreement with the text. A spread of 0 is the projection of DeCap (Li et al.
+    2023), at 1 the answers are the remembered embeddings themselves.
 
     Attributes:
         memory: [M, D] float16, embeddings of pictures.
-        nearest: the picture is one of this many that say the text most clearly; 0 means any of the memory.
-        quantile: of the memory's a . d, that is reached at least.
+        sharpness: larger ones draw from fewer pictures, nearer to the text.
+        spread: how far from the mean an answer is, in parts of its picture's distance.
     """
 
-    kind = "anchor"
+    kind = "posterior"
     memory: Tensor
-    nearest: int = 256
-    quantile: float = 0.995
+    sharpness: float = 100.0
+    spread: float = 0.6
+
+    def center(self, e_text: Tensor) -> Tensor:
+        memory = self.memory.to(e_text)
+        return F.normalize(self._probabilities(e_text, memory) @ memory, dim=-1)
 
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
         memory = self.memory.to(e_text)
-        said = self._directions(e_text) @ (memory - self.mean_image.to(e_text)).T
-        candidates = said.topk(min(self.nearest or len(memory), len(memory)), dim=1).indices
+        probabilities = self._probabilities(e_text, memory)
+        cumulative = probabilities.cpu().double().cumsum(1).numpy()
         picks = [
-            random.integers(candidates.shape[1], size=num)
-            for random in _row_generators(generator, len(e_text))
+            np.searchsorted(row, random.random(num) * row[-1], side="right")
+            for row, random in zip(cumulative, _row_generators(generator, len(e_text)), strict=True)
         ]
-        anchors = memory[candidates.gather(1, torch.from_numpy(np.stack(picks)).to(candidates))]
-        return self.towards(anchors.flatten(0, 1), e_text.repeat_interleave(num, 0)).unflatten(0, (-1, num))
+        drawn = memory[torch.from_numpy(np.stack(picks)).to(memory.device)]
+        mean = (probabilities @ memory)[:, None]
+        return F.normalize(mean + self.spread * (drawn - mean), dim=-1)
 
-    def towards(self, e_image: Tensor, e_text: Tensor) -> Tensor:
-        """The nearest embeddings to `e_image` [N, D] that say `e_text` [N, D]: [N, D], of unit length."""
-        mean_image = self.mean_image.to(e_image)
-        directions = self._directions(e_text)
-        rank = 1 + round((1 - self.quantile) * (len(self.memory) - 1))
-        said_by_memory = directions @ (self.memory.to(e_text) - mean_image).T
-        level = said_by_memory.topk(rank, dim=1).values[:, -1]
-        said = ((e_image - mean_image) * directions).sum(1)
-        return F.normalize(e_image + (level - said).clamp(min=0)[:, None] * directions, dim=-1)
-
-    def _directions(self, e_text: Tensor) -> Tensor:
-        return F.normalize(e_text - self.mean_text.to(e_text), dim=-1)
+    def _probabilities(self, e_text: Tensor, memory: Tensor) -> Tensor:
+        return (self.sharpness * (e_text @ memory.T)).softmax(1)
 
 
-KINDS: dict[str, type[Gap]] = {gap.kind: gap for gap in (NoGap, MeanShift, Knn, Anchor)}
+KINDS: dict[str, type[Gap]] = {gap.kind: gap for gap in (NoGap, MeanShift, Knn, Posterior)}
 
 
 def fit_gap(kind: str, image_embeddings: Tensor, text_embeddings: Tensor, noise: Noise | None = None) -> Gap:

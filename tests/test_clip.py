@@ -290,7 +290,7 @@ class Payload:
 def test_a_file_never_runs_code(registered: Path, tmp_path: Path, name: str) -> None:
     trace = tmp_path / "code-has-run"
     bad = registered.parent / name
-    bad.write_bytes(pickle.dumps(Payload(trace)))
+    bad.write_bytes(pickle.dumps(Payload(trace), protocol=2))
     with pytest.raises(ValueError, match="not a readable file of plain weights"):
         ClipEncoder.load(f"Tiny-32:{bad}")
     if bad.suffix == ".bin":
@@ -319,6 +319,9 @@ def test_saved_in_half_precision_by_default(tmp_path: Path) -> None:
     save_local_dir(model, CLIP_CONFIG, PREPROCESSING, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG_NAME, WEIGHTS_NAME]
     loaded = ClipEncoder.load(f"local-dir:{tmp_path}")
+    first = (tmp_path / WEIGHTS_NAME).read_bytes()
+    save_local_dir(model, CLIP_CONFIG, PREPROCESSING, tmp_path)
+    assert (tmp_path / WEIGHTS_NAME).read_bytes() == first  # the same model, the same bytes
     for name, tensor in loaded.model.state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[name].half().float(), rtol=0, atol=0)
     assert loaded.preprocess_config.items() >= {"resize_mode": "shortest", "mean": [0.5, 0.5, 0.5]}.items()

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from clip2gan.gap import (
     KINDS,
-    Anchor,
     Gap,
     Knn,
     MeanShift,
     Noise,
+    Posterior,
     farthest_points,
     fit_gap,
     load_gap,
@@ -115,38 +115,50 @@ def test_farthest_points():
     assert farthest_points(line, 9).tolist() == [0, 2, 3, 1, 4]
 
 
-@settings(deadline=None, max_examples=30)
-@given(row=st.integers(0, len(TEXT) - 1), seed=seeds, nearest=st.sampled_from([0, 1, 30]))
-def test_anchor_moves_no_farther_than_the_text_needs(row: int, seed: int, nearest: int):
-    gap = dataclasses.replace(fitted("anchor"), nearest=nearest, quantile=0.9)
-    assert isinstance(gap, Anchor)
-    memory, e_text = gap.memory.float(), TEXT[row : row + 1]
-    direction = F.normalize(e_text - gap.mean_text, dim=-1)[0]
-    said = (memory - gap.mean_image) @ direction
-    level = said.quantile(0.9)
-
-    clear = F.normalize(memory[said > level + 1e-3], dim=-1)
-    assert torch.allclose(gap.towards(clear, e_text.expand(len(clear), -1)), clear, atol=1e-3)
-
-    unclear = memory[said < level - 1e-3]
-    moved = gap.towards(unclear, e_text.expand(len(unclear), -1))
-    # Back on the line that starts at the picture and goes along the text's direction, it is at the level.
-    distance = level - said[said < level - 1e-3]
-    expected = F.normalize(unclear + distance[:, None] * direction, dim=-1)
-    assert torch.allclose(moved, expected, atol=2e-2)
-
-    answers = gap.to_image(e_text, 3, torch.Generator().manual_seed(seed))[0]
-    sources = memory if nearest == 0 else memory[said.topk(nearest).indices]
-    candidates = gap.towards(sources, e_text.expand(len(sources), -1))
-    for answer in answers:
-        assert (candidates - answer).norm(dim=-1).min() < 1e-4
+def posterior(**changes: float) -> Posterior:
+    gap = fitted("posterior")
+    assert isinstance(gap, Posterior)
+    return dataclasses.replace(gap, **changes)
 
 
-def test_anchors_differ_from_picture_to_picture():
-    answers = dataclasses.replace(fitted("anchor"), nearest=0).to_image(
-        TEXT[:1], 20, torch.Generator().manual_seed(0)
+def test_posterior_draws_remembered_pictures_as_often_as_clip_says():
+    gap = posterior(sharpness=10.0, spread=1.0)
+    answers = gap.to_image(TEXT[:1], 20000, torch.Generator().manual_seed(0))[0]
+    memory = F.normalize(gap.memory.float(), dim=-1)
+    similarity, drawn = (answers @ memory.T).max(1)
+    assert similarity.min() > 0.999
+    shares = drawn.bincount(minlength=len(memory)) / len(drawn)
+    probabilities = (10 * gap.memory.float() @ TEXT[0]).softmax(0)
+    assert (shares - probabilities).abs().max() < 0.01
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=seeds, spread=st.floats(0, 1))
+def test_posterior_pulls_its_answers_to_their_mean(seed: int, spread: float):
+    text = TEXT[:1]
+    near, far = (
+        posterior(spread=each).to_image(text, 50, torch.Generator().manual_seed(seed))[0]
+        for each in (spread, 1.0)
     )
-    assert torch.unique(answers[0], dim=0).shape[0] > 10
+    center = posterior().center(text)
+    assert (near @ center.T >= far @ center.T - 1e-4).all()
+    if spread == 0:
+        assert torch.allclose(near, center.expand(50, -1), atol=1e-5)
+
+
+def test_a_sharp_posterior_is_the_nearest_picture():
+    gap = posterior(sharpness=1e5)
+    nearest = F.normalize(gap.memory.float()[(TEXT @ gap.memory.float().T).argmax(1)], dim=-1)
+    assert torch.allclose(gap.to_image(TEXT, 1, torch.Generator())[:, 0], nearest, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_center_is_near_to_what_is_drawn(kind: str):
+    gap = fitted(kind)
+    answers = gap.to_image(TEXT, 64, torch.Generator().manual_seed(0))
+    center = gap.center(TEXT)
+    assert torch.allclose(center.norm(dim=-1), torch.ones(len(TEXT)), atol=1e-5)
+    assert (F.normalize(answers.mean(1), dim=-1) * center).sum(1).min() > 0.9
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,7 +175,7 @@ def test_a_gap_comes_back_from_its_file(kind: str, tmp_path: Path):
 
 
 def test_errors_name_what_is_wrong(tmp_path: Path):
-    with pytest.raises(ValueError, match="unknown gap 'foo'; choose from none, shift, knn, anchor"):
+    with pytest.raises(ValueError, match="unknown gap 'foo'; choose from none, shift, knn, posterior"):
         fit_gap("foo", IMAGE, TEXT)
     from stylegan2.files import save_tensors
 

@@ -198,7 +198,7 @@ def arguments(tiny_clip: ClipEncoder, tmp_path: Path) -> list[object]:
         "warmup_steps=2",
         "warmup_batch=4",
         "mapper_settings.width=8",
-        "gap_settings.nearest=5",
+        "gap_settings.spread=1",
     ]
     chosen = ["--steps", 2, "--batch", 2, "--out", tmp_path / "run", "--device", "cpu"]
     for assignment in small:
@@ -207,17 +207,17 @@ def arguments(tiny_clip: ClipEncoder, tmp_path: Path) -> list[object]:
 
 
 def test_the_command_trains_and_goes_on(run: Run, arguments: list[object], tmp_path: Path):
-    code, out, err = run(*arguments, "--gap", "anchor")
+    code, out, err = run(*arguments, "--gap", "posterior")
     assert code == 0, err
     assert f"wrote {tmp_path / 'run' / 'bundle'}" in out
     assert "steps: 2" in out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["mapper_settings.width"] == 8
-    assert config["gap_settings.nearest"] == 5
-    assert load_gap(tmp_path / "run" / "bundle" / "gap.safetensors").kind == "anchor"
+    assert config["gap_settings.spread"] == 1
+    assert load_gap(tmp_path / "run" / "bundle" / "gap.safetensors").kind == "posterior"
 
-    assert run(*arguments, "--gap", "anchor")[0] == 0
-    code, _, err = run(*arguments, "--gap", "anchor", "--lr", 0.5, "--seed", 3)
+    assert run(*arguments, "--gap", "posterior")[0] == 0
+    code, _, err = run(*arguments, "--gap", "posterior", "--lr", 0.5, "--seed", 3)
     assert code == 1
     assert "lr: 0.0001 -> 0.5, seed: 0 -> 3" in err
     assert err.count("\n") == 1
@@ -235,7 +235,7 @@ def test_a_dry_run_writes_nothing(run: Run, arguments: list[object], tmp_path: P
     ("options", "code", "message"),
     [
         (["--mapper", "foo"], 2, "unknown mapper 'foo'; choose from mlp"),
-        (["--gap", "foo"], 2, "unknown gap 'foo'; choose from none, shift, knn, anchor"),
+        (["--gap", "foo"], 2, "unknown gap 'foo'; choose from none, shift, knn, posterior"),
         (["--preset", "foo"], 2, "unknown preset 'foo'; choose from avatars, clip2gan"),
         (["--generator", "nothing.safetensors"], 2, "nothing.safetensors: no such file"),
         (["--clip", "local-dir:nowhere"], 1, "nowhere: no such folder of a CLIP model"),

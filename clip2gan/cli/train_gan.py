@@ -92,7 +92,7 @@ PRESETS = {
     metavar="CLIP",
     help="Compare reconstructions by this CLIP's image tower too: avatars, ARCH:PRETRAINED, local-dir:DIR.",
 )
-@click.option("--perceptual-weight", type=Finite(0), help="Weight of that.  [default: 3 with --perceptual]")
+@click.option("--perceptual-weight", type=Finite(0), help="Weight of that.  [default: 6 with --perceptual]")
 @click.option("--half/--no-half", default=True, show_default=True, help="Compute in 16 bit where it is safe.")
 @click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
@@ -148,7 +148,7 @@ def command(
         adversarial_images=chosen["adversarial_images"],
         adversarial_lr=chosen["adversarial_lr"],
         autoencoder_weight=chosen["autoencoder_weight"],
-        perceptual_weight=3.0 if perceptual else 0.0,
+        perceptual_weight=6.0 if perceptual else 0.0,
         noise=chosen["noise"],
         style_mixing=chosen["style_mixing"],
         r1_gamma=chosen["r1_gamma"],

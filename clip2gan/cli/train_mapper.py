@@ -54,7 +54,7 @@ The same command goes on where it was stopped. The folder holds config.json, log
 @click.option("--batch", type=click.IntRange(1), help="Pictures in each of them.")
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of them.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of the forward passes.")
-@click.option("--gap", help="Remedy for the modality gap: none, shift, knn or anchor.")
+@click.option("--gap", help="Remedy for the modality gap: none, shift, knn or posterior.")
 @click.option("--samples", type=click.IntRange(1), help="Pairs of latent and embedding to draw beforehand.")
 @click.option("--prompts", type=click.Path(), help="Plain texts about the domain, one a line; for the gap.")
 @click.option(
