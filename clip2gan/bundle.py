@@ -181,7 +181,7 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
         generator=load_generator(folder / config["generator"], device),
         clip=ClipEncoder.load(f"{LOCAL_DIR}{folder / CLIP}" if embedded else config["clip"], device),
         mappers={kind: load_mapper(mapper_file, device)},
-        gap=load_gap(folder / config["gap"]),
+        gap=load_gap(folder / config["gap"], device),
     )
     _check_fit(bundle, mapper_file)
     unused = {name for other, name in config["mappers"].items() if other != kind}

@@ -11,9 +11,9 @@ text's embedding (`Gap.to_image`).
                arXiv 2209.03953)
     posterior  a picture's embedding drawn by CLIP's posterior of pictures given the text, pulled to its mean
 
-`knn` and `posterior` remember embeddings of pictures, and give different answers for different random numbers.
-The statistics come from pictures and, for the texts' mean, from a fixed list of plain prompts; no caption of
-any picture has a part in them.
+`knn` and `posterior` remember embeddings of pictures, and their answers differ with the random numbers. The
+statistics come from pictures and, for the texts' mean, from a fixed list of plain prompts; no caption of any
+picture has a part in them.
 """
 
 import dataclasses

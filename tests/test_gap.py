@@ -147,7 +147,7 @@ def test_posterior_pulls_its_answers_to_their_mean(seed: int, spread: float):
 
 
 def test_a_sharp_posterior_is_the_nearest_picture():
-    gap = posterior(sharpness=1e5)
+    gap = posterior(sharpness=1e8)
     nearest = F.normalize(gap.memory.float()[(TEXT @ gap.memory.float().T).argmax(1)], dim=-1)
     assert torch.allclose(gap.to_image(TEXT, 1, torch.Generator())[:, 0], nearest, atol=1e-3)
 

@@ -114,7 +114,7 @@ def test_errors_name_what_is_wrong(tmp_path: Path):
         new_mapper("mlp", {**SIZES, "width": "wide"})
     with pytest.raises(ValueError, match=r"mapper space 'z' is not known; choose w or w\+"):
         new_mapper("mlp", {**SIZES, "space": "z"})
-    with pytest.raises(ValueError, match="layers and width must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="layers and width must be 1 or more, got 0"):
         new_mapper("mlp", {**SIZES, "layers": 0})
 
     path = tmp_path / "m.safetensors"

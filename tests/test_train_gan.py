@@ -16,7 +16,7 @@ from PIL import Image
 from clip2gan.cli.train_gan import command
 from stylegan2 import Discriminator, GeneratorConfig, load_generator
 from stylegan2.runs import RunFolder
-from stylegan2.training import TrainingConfig, train
+from stylegan2.training import TrainingConfig, averaged_networks, train
 from stylegan2.training.losses import Focus, energy_distance, r1_penalty, reconstruction_loss
 
 CPU = torch.device("cpu")
@@ -91,6 +91,17 @@ def test_the_autoencoder_learns(tmp_path):
     train(config, Patches(), RunFolder.open(tmp_path, {}), CPU)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["reconstruction"] < 0.9 * lines[0]["reconstruction"]
+
+
+def test_a_run_can_start_from_another(tmp_path):
+    first = RunFolder.open(tmp_path / "first", {})
+    train(CONFIG, Patches(), first, CPU)
+    initial = averaged_networks(first)
+    config = replace(CONFIG, autoencoder_images=4, autoencoder_lr=0.0, mapping_steps=0, adversarial_images=0)
+    generator = train(config, Patches(), RunFolder.open(tmp_path / "second", {}), CPU, initial=initial)
+    expected = load_generator(tmp_path / "first" / "generator.safetensors")
+    z = torch.randn(2, 8)
+    torch.testing.assert_close(generator(z), expected(z), rtol=0.02, atol=0.02)
 
 
 def test_pictures_of_another_size_are_refused(tmp_path):

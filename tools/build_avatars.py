@@ -4,6 +4,8 @@
 
 takes the bundle that `clip2gan train-mapper` wrote (with its generator and CLIP), stores the weights in
 16 bit, and writes the model card with the licences and, where given, the figures of `tools.measure_avatars`.
+With --gan it also keeps that run's generator and encoder in tools/avatars_gan.safetensors, from which
+`clip2gan train-gan --init` goes on.
 """
 
 import json
@@ -13,8 +15,12 @@ from typing import Any
 import click
 
 from clip2gan.bundle import BUNDLED, BundleInfo, load_bundle, write_bundle
+from stylegan2.files import save_tensors
+from stylegan2.runs import RunFolder
+from stylegan2.training import averaged_networks
 from tools.measure_avatars import ROWS, as_text
 
+GAN_STATE = Path(__file__).with_name("avatars_gan.safetensors")
 MOST_BYTES = 40_000_000
 DRAWINGS = "Avataaars by Pablo Stanley, free for personal and commercial use; drawn with python-avatars (MIT)"
 DESCRIPTION = (
@@ -46,12 +52,17 @@ def read_figures(path: Path) -> tuple[dict[str, str], ...]:
     help="Figures for the model card.",
 )
 @click.option(
+    "--gan",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The generator's run, to keep its state.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=BUNDLED / "avatars",
     help="Where to write.  [default: in place]",
 )
-def main(source: str, measured: Path | None, out: Path) -> None:
+def main(source: str, measured: Path | None, gan: Path | None, out: Path) -> None:
     try:
         bundle = load_bundle(source)
         info = BundleInfo(
@@ -61,6 +72,10 @@ def main(source: str, measured: Path | None, out: Path) -> None:
             figures=read_figures(measured) if measured else (),
         )
         write_bundle(out, bundle.generator, bundle.clip, bundle.mappers, bundle.gap, info=info, half=True)
+        if gan is not None:
+            config = json.loads((gan / "config.json").read_text(encoding="utf-8"))
+            save_tensors(GAN_STATE, averaged_networks(RunFolder.open(gan, config)), config)
+            click.echo(f"wrote {GAN_STATE}")
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

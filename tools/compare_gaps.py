@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from clip2gan.data.samples import plain_prompts
-from clip2gan.gap import Anchor, Gap, Knn, fit_gap
+from clip2gan.gap import Gap, Knn, Posterior, fit_gap
 from clip2gan.mappers.mlp import MlpMapper
 from clip2gan.pipeline import Clip2Gan, load
 from stylegan2.files import load_tensors
@@ -33,15 +33,13 @@ PROMPTS = Path(__file__).with_name("gap_prompts.txt")
 def remedies(images: Tensor, texts: Tensor) -> dict[str, Gap]:
     """The remedies to compare, by a name that tells their settings."""
     found = {kind: fit_gap(kind, images, texts) for kind in ("none", "shift", "knn")}
-    knn, anchor = found["knn"], fit_gap("anchor", images, texts)
+    knn, posterior = found["knn"], fit_gap("posterior", images, texts)
     assert isinstance(knn, Knn)
-    assert isinstance(anchor, Anchor)
-    found["knn spread 2"] = dataclasses.replace(knn, spread=2)
+    assert isinstance(posterior, Posterior)
     found["knn nearest 200"] = dataclasses.replace(knn, nearest=200)
-    for nearest, quantile in product((0, 2048, 512, 128, 32), (0.0, 0.98, 0.995, 0.999, 0.9998)):
-        if nearest or quantile:  # neither would be any picture for any text
-            changed = dataclasses.replace(anchor, nearest=nearest, quantile=quantile)
-            found[f"anchor nearest {nearest} quantile {quantile}"] = changed
+    for sharpness, spread in product((50, 100, 200), (0.0, 0.3, 0.6, 0.8, 1.0)):
+        changed = dataclasses.replace(posterior, sharpness=sharpness, spread=spread)
+        found[f"posterior sharpness {sharpness} spread {spread}"] = changed
     return found
 
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from clip2gan.cli._common import EXISTING, Finite, device_option, progress, resolve_device, seed_option
+from clip2gan.cli._common import (
+    EXISTING,
+    EXISTING_FILE,
+    Finite,
+    device_option,
+    progress,
+    resolve_device,
+    seed_option,
+)
 
 EXAMPLE = """
 Example:
@@ -93,6 +101,11 @@ PRESETS = {
     help="Compare reconstructions by this CLIP's image tower too: avatars, ARCH:PRETRAINED, local-dir:DIR.",
 )
 @click.option("--perceptual-weight", type=Finite(0), help="Weight of that.  [default: 6 with --perceptual]")
+@click.option(
+    "--init",
+    type=EXISTING_FILE,
+    help="Start from the generator and the encoder of this file, a checkpoint of a run of the same shape.",
+)
 @click.option("--half/--no-half", default=True, show_default=True, help="Compute in 16 bit where it is safe.")
 @click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
@@ -111,6 +124,7 @@ def command(
     r1_gamma: float | None,
     perceptual: str | None,
     perceptual_weight: float | None,
+    init: Path | None,
     half: bool,
     dry_run: bool,
     out: Path,
@@ -122,6 +136,7 @@ def command(
     from clip2gan.data.pictures import open_pictures
     from clip2gan.losses import perceptual_distance
     from stylegan2 import GeneratorConfig
+    from stylegan2.files import fingerprint, load_tensors
     from stylegan2.runs import RunFolder
     from stylegan2.training import TrainingConfig, train
     from stylegan2.training.losses import Focus
@@ -165,6 +180,7 @@ def command(
     }
     config = replace(config, **{name: value for name, value in overrides.items() if value is not None})
     settings = {"command": "train-gan", "condition": condition, "data": data.name, "perceptual": perceptual}
+    settings["init"] = init and fingerprint(init)
     settings.update(asdict(config))
     click.echo(json.dumps(settings, indent=2), err=True)
     if dry_run:
@@ -178,6 +194,7 @@ def command(
         run,
         where,
         perceptual=perceptual_distance(ClipEncoder.load(perceptual, where)) if perceptual else None,
+        initial=load_tensors(init)[0] if init else None,
         progress=lambda steps: progress(steps, "training"),
     )
     click.echo(f"wrote {run.path / 'generator.safetensors'}")

@@ -10,7 +10,7 @@ training takes millions of pictures. With `autoencoder_images=0` and `mapping_st
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
@@ -138,6 +138,7 @@ def train(
     run: RunFolder,
     device: torch.device,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
     checkpoint_seconds: float = 120,
     preview_seconds: float = 240,
@@ -145,12 +146,17 @@ def train(
     """Train, or go on from the newest checkpoint in `run`; returns the averaged generator, in float32.
 
     Writes checkpoints, figures and previews as it goes, and generator.safetensors at each checkpoint.
-    `perceptual` is a distance of pictures [N, 3, R, R], made and real, for perceptual_weight > 0; `progress`
+    `perceptual` is a distance of pictures [N, 3, R, R], made and real, for perceptual_weight > 0. `initial`
+    holds "generator/..." and "encoder/..." weights to start from, as `averaged_networks` gives. `progress`
     wraps the range of steps left. Raises ValueError when the pictures do not fit the generator.
     """
     if config.perceptual_weight > 0 and perceptual is None:
         raise ValueError("perceptual_weight is above 0, but no perceptual distance is given")
     networks = Networks(config, device, perceptual)
+    if initial is not None:
+        for name in ("generator", "encoder"):
+            unpack(initial, **{name: getattr(networks, name)})
+            getattr(networks, f"{name}_ema").load_state_dict(getattr(networks, name).state_dict())
     first = 0
     if (checkpoint := run.latest()) is not None:
         first, tensors, _ = checkpoint
@@ -191,6 +197,21 @@ def train(
             save_generator(finished_generator(networks, config), run.path / "generator.safetensors")
             saved = time.monotonic()
     return finished_generator(networks, config)
+
+
+def averaged_networks(run: RunFolder) -> dict[str, Tensor]:
+    """The averaged generator and encoder of a run's newest checkpoint, in 16 bit, for `train` to start from.
+
+    Raises ValueError when the run has no checkpoint.
+    """
+    checkpoint = run.latest()
+    if checkpoint is None:
+        raise ValueError(f"{run.path} has no checkpoint")
+    return {
+        name.replace("_ema/", "/"): tensor.half()
+        for name, tensor in checkpoint[1].items()
+        if name.startswith(("generator_ema/", "encoder_ema/"))
+    }
 
 
 class Latents:
