@@ -217,7 +217,6 @@ class Clip2Gan:
         neutral: str = NEUTRAL,
         strength: float | Literal["auto"] = 1.0,
         reference: Image.Image | None = None,
-        seed: int = 0,
     ) -> Image.Image:
         """`image` with attributes added (positive strengths) or taken away (negative ones).
 
@@ -229,7 +228,6 @@ class Clip2Gan:
             neutral: the text whose mapping is taken from an attribute's.
             strength: multiplies all of them; "auto" looks for each one's least sufficient strength.
             reference: a picture to move towards as well, by strength * (M(reference) - M(image)).
-            seed: for remedies of the modality gap that are random.
 
         Raises ValueError for an empty text.
         """
@@ -238,28 +236,31 @@ class Clip2Gan:
         else:
             ws = self.invert(image) if source == "invert" else self.estimate(image)
         if strength == "auto":
-            attributes, strength = self.auto_strengths(ws, attributes, neutral=neutral, seed=seed), 1.0
-        moved = combine(self.directions(attributes, neutral, seed), attributes)
+            attributes, strength = self.auto_strengths(ws, attributes, neutral=neutral), 1.0
+        moved = combine(self.directions(attributes, neutral), attributes)
         if reference is not None:
             moved = moved + self.estimate(reference) - self.estimate(self.synthesize(ws))
         return self.synthesize(ws + strength * moved)
 
     @torch.no_grad()
-    def directions(self, texts: Iterable[str], neutral: str = NEUTRAL, seed: int = 0) -> dict[str, Tensor]:
-        """M(text) - M(neutral), [1, num_ws, w_dim], for each text; random remedies of the gap draw alike."""
-        origin = self._map_text(neutral, seed)
-        return {text: self._map_text(text, seed) - origin for text in texts}
+    def directions(self, texts: Iterable[str], neutral: str = NEUTRAL) -> dict[str, Tensor]:
+        """M(text) - M(neutral), [1, num_ws, w_dim], for each text.
+
+        M maps the centre of what the gap makes of a text: there, all that the text does not name is average.
+        """
+        origin = self._map_text(neutral)
+        return {text: self._map_text(text) - origin for text in texts}
 
     @torch.no_grad()
     def auto_strengths(
-        self, ws: Tensor, attributes: Mapping[str, float], *, neutral: str = NEUTRAL, seed: int = 0
+        self, ws: Tensor, attributes: Mapping[str, float], *, neutral: str = NEUTRAL
     ) -> dict[str, float]:
         """For each attribute in turn, the least strength that gains nearly all that CLIP can see of it.
 
         The gain is how far the picture's embedding moves along CLIP text(attribute) - CLIP text(neutral).
         The result keeps the signs and the proportions of `attributes`.
         """
-        deltas = self.directions(attributes, neutral, seed)
+        deltas = self.directions(attributes, neutral)
         origin = self.prompt(neutral).embedding
         strengths: dict[str, float] = {}
         for text, wanted in attributes.items():
@@ -280,9 +281,8 @@ class Clip2Gan:
             e = self.gap.to_image(e, 1, generator)[:, 0]
         return self.mapper.sample(e, 1, generator)[:, 0]
 
-    def _map_text(self, text: str, seed: int) -> Tensor:
-        e = self.gap.to_image(self.prompt(text).embedding, 1, torch.Generator().manual_seed(seed))
-        return self.mapper(e[:, 0])
+    def _map_text(self, text: str) -> Tensor:
+        return self.mapper(self.gap.center(self.prompt(text).embedding))
 
 
 def candidate_seed(seed: int, index: int) -> int:

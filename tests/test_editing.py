@@ -87,10 +87,10 @@ def test_no_attributes_leave_the_picture_as_it_is(tiny: Clip2Gan) -> None:
 
 def test_edits_are_the_formula_of_the_paper_less_the_neutral_text(tiny: Clip2Gan) -> None:
     image = tiny.generate("a face")[0]
-    directions = tiny.directions(["smiling", "hats"], neutral="somebody", seed=3)
+    directions = tiny.directions(["smiling", "hats"], neutral="somebody")
     ws = tiny.estimate(image) + 1.5 * directions["smiling"] - 2.0 * directions["hats"]
     edited = tiny.edit(
-        image, {"smiling": 0.75, "hats": -1.0}, source="clip", neutral="somebody", strength=2.0, seed=3
+        image, {"smiling": 0.75, "hats": -1.0}, source="clip", neutral="somebody", strength=2.0
     )
     assert edited.tobytes() == tiny.synthesize(ws).tobytes()
 

@@ -157,10 +157,10 @@ def command(
             ws = editor.estimate(picture)
         chosen = wanted
         if strength == "auto":
-            chosen = editor.auto_strengths(ws, wanted, neutral=neutral, seed=seed)
+            chosen = editor.auto_strengths(ws, wanted, neutral=neutral)
         factors = strengths or [1.0 if strength == "auto" else float(strength)]
         edits = [
-            editor.edit(ws, chosen, neutral=neutral, strength=factor, reference=reference, seed=seed)
+            editor.edit(ws, chosen, neutral=neutral, strength=factor, reference=reference)
             for factor in factors
         ]
         facts = {"image": path.name, "attributes": chosen}

@@ -87,7 +87,7 @@ class MapperTraining:
     mapper_settings: Mapping[str, Any] = field(default_factory=dict)
     data: tuple[str, ...] = (SAMPLED,)
     samples: int = 16384
-    gap: str = "anchor"
+    gap: str = "posterior"
     gap_settings: Mapping[str, Any] = field(default_factory=dict)
     noise: Noise = field(default_factory=Noise)
     prompts: str | None = None
