@@ -18,6 +18,7 @@ picture has a part in them.
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ from torch import Tensor
 from stylegan2.files import load_tensors, save_tensors
 
 MEMORY_SIZE = 16384  # embeddings that `knn` and `posterior` remember
+EDIT_MEMORY = 4096  # of them, that `posterior` maps for an edit
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Gap(ABC):
     """A remedy for the modality gap. Embeddings are of unit length, [N, D]."""
 
     kind: ClassVar[str]
+    is_random: ClassVar[bool] = False  # whether `to_image` gives different answers
     noise: Noise = field(default_factory=Noise)
 
     def train(self, e_image: Tensor, generator: torch.Generator) -> Tensor:
@@ -73,6 +76,10 @@ class Gap(ABC):
     @abstractmethod
     def center(self, e_text: Tensor) -> Tensor:
         """The one answer [N, D] to texts [N, D] without randomness, as editing needs it."""
+
+    def map_text(self, e_text: Tensor, mapper: Callable[[Tensor], Tensor]) -> Tensor:
+        """What editing takes for the latents of texts [N, D]: ws [N, num_ws, w_dim], without randomness."""
+        return mapper(self.center(e_text))
 
     @abstractmethod
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
@@ -138,6 +145,7 @@ class Knn(MeanShift):
     """
 
     kind = "knn"
+    is_random = True
     memory: Tensor
     nearest: int = 50
     spread: int = 10
@@ -162,24 +170,29 @@ class Knn(MeanShift):
 
 @dataclass(kw_only=True)
 class Posterior(MeanShift):
-    """A remembered picture, drawn by CLIP's own opinion of which ones the text describes.
+    """A remembered picture, drawn by CLIP's own opinion of which ones the text describes, and led to the text.
 
     The probability of picture i is softmax_i(sharpness * cos(memory_i, text)), which is what CLIP is trained
-    to make the posterior of a picture given a text. The embedding that was drawn is then pulled towards the
-    posterior's mean, in which what the text names stays and all else averages out: as truncation does in W,
-    this trades variety for agreement with the text. A spread of 0 is the projection of DeCap (Li et al.
-    2023), at 1 the answers are the remembered embeddings themselves.
+    to make the posterior of a picture given a text; all that the text does not name comes from the picture
+    that is drawn. In the posterior's mean what is named stays and all else averages out. So the direction
+    from the mean of all pictures to it is that of the text among pictures (the text's own embedding points
+    out of their cone), and the picture moves along it, the least distance that brings it at least `guidance`
+    times as far as the posterior's mean.
+
+    With spread and guidance 0 this is DeCap's projection onto a memory (Li et al. 2023).
 
     Attributes:
         memory: [M, D] float16, embeddings of pictures.
-        sharpness: larger ones draw from fewer pictures, nearer to the text.
-        spread: how far from the mean an answer is, in parts of its picture's distance.
+        sharpness: larger ones draw from fewer pictures, nearer to the text; CLIP's logit scale or more.
+        spread: how far from the posterior's mean an answer starts, in parts of its picture's distance.
+        guidance: larger ones say the text more clearly, and everything else less.
     """
 
     kind = "posterior"
     memory: Tensor
     sharpness: float = 100.0
-    spread: float = 0.6
+    spread: float = 1.0
+    guidance: float = 2.0
 
     def center(self, e_text: Tensor) -> Tensor:
         memory = self.memory.to(e_text)
@@ -195,7 +208,9 @@ class Posterior(MeanShift):
         ]
         drawn = memory[torch.from_numpy(np.stack(picks)).to(memory.device)]
         mean = (probabilities @ memory)[:, None]
-        return F.normalize(mean + self.spread * (drawn - mean), dim=-1)
+        mean_image = self.mean_image.to(e_text)
+        guided = mean_image + self.guidance * (mean - mean_image)
+        return F.normalize(guided + self.spread * (drawn - mean), dim=-1)
 
     def _probabilities(self, e_text: Tensor, memory: Tensor) -> Tensor:
         return (self.sharpness * (e_text @ memory.T)).softmax(1)

@@ -246,7 +246,7 @@ class Clip2Gan:
     def directions(self, texts: Iterable[str], neutral: str = NEUTRAL) -> dict[str, Tensor]:
         """M(text) - M(neutral), [1, num_ws, w_dim], for each text.
 
-        M maps the centre of what the gap makes of a text: there, all that the text does not name is average.
+        M is the gap's `map_text`, in which all that the text does not name is average.
         """
         origin = self._map_text(neutral)
         return {text: self._map_text(text) - origin for text in texts}
@@ -279,10 +279,12 @@ class Clip2Gan:
         e = prompt.embedding
         if prompt.is_text:
             e = self.gap.to_image(e, 1, generator)[:, 0]
+            if self.gap.is_random:  # the answers differ already
+                return self.mapper(e)
         return self.mapper.sample(e, 1, generator)[:, 0]
 
     def _map_text(self, text: str) -> Tensor:
-        return self.mapper(self.gap.center(self.prompt(text).embedding))
+        return self.gap.map_text(self.prompt(text).embedding, self.mapper)
 
 
 def candidate_seed(seed: int, index: int) -> int:

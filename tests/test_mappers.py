@@ -82,7 +82,7 @@ def test_the_objective_can_be_learned(residual: bool):
     made.fit_statistics(e, w)
     optimizer = torch.optim.Adam(made.parameters(), 2e-3)
     start = loss = made.loss(e, w, torch.Generator())
-    for _ in range(150):
+    for _ in range(100):
         loss = made.loss(e, w, torch.Generator())
         optimizer.zero_grad()
         loss.backward()

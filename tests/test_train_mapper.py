@@ -198,7 +198,7 @@ def arguments(tiny_clip: ClipEncoder, tmp_path: Path) -> list[object]:
         "warmup_steps=2",
         "warmup_batch=4",
         "mapper_settings.width=8",
-        "gap_settings.spread=1",
+        "gap_settings.sharpness=50",
     ]
     chosen = ["--steps", 2, "--batch", 2, "--out", tmp_path / "run", "--device", "cpu"]
     for assignment in small:
@@ -213,7 +213,7 @@ def test_the_command_trains_and_goes_on(run: Run, arguments: list[object], tmp_p
     assert "steps: 2" in out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["mapper_settings.width"] == 8
-    assert config["gap_settings.spread"] == 1
+    assert config["gap_settings.sharpness"] == 50
     assert load_gap(tmp_path / "run" / "bundle" / "gap.safetensors").kind == "posterior"
 
     assert run(*arguments, "--gap", "posterior")[0] == 0

@@ -37,9 +37,9 @@ def remedies(images: Tensor, texts: Tensor) -> dict[str, Gap]:
     assert isinstance(knn, Knn)
     assert isinstance(posterior, Posterior)
     found["knn nearest 200"] = dataclasses.replace(knn, nearest=200)
-    for sharpness, spread in product((50, 100, 200), (0.0, 0.3, 0.6, 0.8, 1.0)):
-        changed = dataclasses.replace(posterior, sharpness=sharpness, spread=spread)
-        found[f"posterior sharpness {sharpness} spread {spread}"] = changed
+    for sharpness, guidance in product((25, 40, 60, 100), (0.0, 1.25, 1.5, 2.0, 2.5)):
+        changed = dataclasses.replace(posterior, sharpness=sharpness, guidance=guidance)
+        found[f"posterior sharpness {sharpness} guidance {guidance}"] = changed
     return found
 
 
@@ -94,8 +94,8 @@ def main(run: Path, prompts: Path, num: int, truncation: float, sigma: float | N
     for row, (name, gap) in enumerate(remedies(images, model.clip.encode_texts(plain_prompts())).items()):
         figures = measure(model, gap, texts, images, num=num, truncation=truncation)
         if row == 0:
-            click.echo(f"{'remedy':36}" + "".join(f"{column:>8}" for column in figures))
-        click.echo(f"{name:36}" + "".join(f"{value:8.3f}" for value in figures.values()))
+            click.echo(f"{'remedy':38}" + "".join(f"{column:>8}" for column in figures))
+        click.echo(f"{name:38}" + "".join(f"{value:8.3f}" for value in figures.values()))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 MINUS_SIGNS = ("-", "\N{MINUS SIGN}")
-AUTO_STRENGTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
+AUTO_STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)
 AUTO_SHARE = 0.8  # of the gain that can be had at all
 
 

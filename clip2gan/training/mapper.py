@@ -94,7 +94,7 @@ class MapperTraining:
     weights: LossWeights = field(default_factory=LossWeights)
     warmup_steps: int = 2000
     warmup_batch: int = 256
-    warmup_lr: float = 1e-3
+    warmup_lr: float = 2e-3
     steps: int = 2000
     batch: int = 16
     lr: float = 3e-4
@@ -119,9 +119,10 @@ PRESETS: dict[str, MapperTraining] = {
     "avatars": MapperTraining(
         mapper_settings={"width": 384, "sample_sigma": 0.2},
         samples=24576,
+        gap_settings={"sharpness": 40.0},  # its CLIP's logit scale is 25
         noise=Noise("unit", 0.3),
         weights=LossWeights(pixel_l1=1.0, perceptual=1.0, cosine=2.0, latent=0.5),
-        warmup_steps=5000,
+        warmup_steps=4000,
         steps=1200,
         batch=32,
         precision="bf16",
