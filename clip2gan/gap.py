@@ -170,7 +170,7 @@ class Knn(MeanShift):
 
 @dataclass(kw_only=True)
 class Posterior(MeanShift):
-    """A remembered picture, drawn by CLIP's own opinion of which ones the text describes, and led to the text.
+    """A remembered picture that CLIP finds described by the text, led nearer to the text.
 
     The probability of picture i is softmax_i(sharpness * cos(memory_i, text)), which is what CLIP is trained
     to make the posterior of a picture given a text; all that the text does not name comes from the picture
@@ -186,6 +186,8 @@ class Posterior(MeanShift):
         sharpness: larger ones draw from fewer pictures, nearer to the text; CLIP's logit scale or more.
         spread: how far from the posterior's mean an answer starts, in parts of its picture's distance.
         guidance: larger ones say the text more clearly, and everything else less.
+        edit_sharpness: of `map_text`, which is less sharp, so as to average over more pictures.
+        edit_guidance: how far `map_text` is from the mean of all pictures, in parts of its own distance.
     """
 
     kind = "posterior"
@@ -193,6 +195,21 @@ class Posterior(MeanShift):
     sharpness: float = 100.0
     spread: float = 1.0
     guidance: float = 2.0
+    edit_sharpness: float = 30.0
+    edit_guidance: float = 2.25
+
+    def map_text(self, e_text: Tensor, mapper: Callable[[Tensor], Tensor]) -> Tensor:
+        """The mean latents of the pictures that the texts describe, away from those of all pictures.
+
+        Averaging in W what many pictures are mapped to changes less that the text does not name than mapping
+        the average of their embeddings.
+        """
+        memory = self.memory[:EDIT_MEMORY].to(e_text)
+        probabilities = (self.edit_sharpness * (e_text @ memory.T)).softmax(1)
+        ws = mapper(memory)
+        mean = ws.mean(0)
+        described = (probabilities @ ws.flatten(1)).unflatten(1, ws.shape[1:])
+        return mean + self.edit_guidance * (described - mean)
 
     def center(self, e_text: Tensor) -> Tensor:
         memory = self.memory.to(e_text)
@@ -208,9 +225,12 @@ class Posterior(MeanShift):
         ]
         drawn = memory[torch.from_numpy(np.stack(picks)).to(memory.device)]
         mean = (probabilities @ memory)[:, None]
-        mean_image = self.mean_image.to(e_text)
-        guided = mean_image + self.guidance * (mean - mean_image)
-        return F.normalize(guided + self.spread * (drawn - mean), dim=-1)
+        free = mean + self.spread * (drawn - mean)
+        away = mean - self.mean_image.to(e_text)
+        distance = away.norm(dim=-1, keepdim=True)
+        direction = away / distance.clamp(min=1e-6)
+        said = ((free - self.mean_image.to(e_text)) * direction).sum(-1, keepdim=True)
+        return F.normalize(free + (self.guidance * distance - said).clamp(min=0) * direction, dim=-1)
 
     def _probabilities(self, e_text: Tensor, memory: Tensor) -> Tensor:
         return (self.sharpness * (e_text @ memory.T)).softmax(1)

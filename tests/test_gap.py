@@ -115,6 +115,9 @@ def test_farthest_points():
     assert farthest_points(line, 9).tolist() == [0, 2, 3, 1, 4]
 
 
+FREE = -100.0  # a guidance that moves nothing
+
+
 def posterior(**changes: float) -> Posterior:
     gap = fitted("posterior")
     assert isinstance(gap, Posterior)
@@ -122,7 +125,7 @@ def posterior(**changes: float) -> Posterior:
 
 
 def test_posterior_draws_remembered_pictures_as_often_as_clip_says():
-    gap = posterior(sharpness=10.0, guidance=0.0)
+    gap = posterior(sharpness=10.0, guidance=FREE)
     answers = gap.to_image(TEXT[:1], 20000, torch.Generator().manual_seed(0))[0]
     memory = F.normalize(gap.memory.float(), dim=-1)
     similarity, drawn = (answers @ memory.T).max(1)
@@ -135,7 +138,7 @@ def test_posterior_draws_remembered_pictures_as_often_as_clip_says():
 @settings(deadline=None, max_examples=20)
 @given(seed=seeds, guidance=st.floats(0, 4))
 def test_guidance_moves_no_farther_than_it_must(seed: int, guidance: float):
-    text, free = TEXT[:1], posterior(sharpness=20.0, guidance=0.0)
+    text, free = TEXT[:1], posterior(sharpness=20.0, guidance=FREE)
     guided = dataclasses.replace(free, guidance=guidance)
     memory = free.memory.float()
     direction = (20 * text @ memory.T).softmax(1)[0] @ memory - free.mean_image
@@ -152,7 +155,7 @@ def test_guidance_moves_no_farther_than_it_must(seed: int, guidance: float):
 def test_spread_pulls_answers_to_their_mean(seed: int, spread: float):
     text = TEXT[:1]
     near, far = (
-        posterior(spread=each, guidance=0.0).to_image(text, 50, torch.Generator().manual_seed(seed))[0]
+        posterior(spread=each, guidance=FREE).to_image(text, 50, torch.Generator().manual_seed(seed))[0]
         for each in (spread, 1.0)
     )
     center = posterior().center(text)
@@ -162,7 +165,7 @@ def test_spread_pulls_answers_to_their_mean(seed: int, spread: float):
 
 
 def test_a_sharp_posterior_is_the_nearest_picture():
-    gap = posterior(sharpness=1e8, guidance=0.0)
+    gap = posterior(sharpness=1e8, guidance=FREE)
     nearest = F.normalize(gap.memory.float()[(TEXT @ gap.memory.float().T).argmax(1)], dim=-1)
     assert torch.allclose(gap.to_image(TEXT, 1, torch.Generator())[:, 0], nearest, atol=1e-3)
 

@@ -193,13 +193,7 @@ def test_presets_are_whole(name: str, tiny_clip: ClipEncoder, tmp_path: Path):
 @pytest.fixture
 def arguments(tiny_clip: ClipEncoder, tmp_path: Path) -> list[object]:
     save_generator(make_generator(), tmp_path / "g.safetensors")
-    small = [
-        "samples=20",
-        "warmup_steps=2",
-        "warmup_batch=4",
-        "mapper_settings.width=8",
-        "gap_settings.sharpness=50",
-    ]
+    small = ["samples=20", "warmup_steps=2", "warmup_batch=4", "mapper_settings.width=8"]
     chosen = ["--steps", 2, "--batch", 2, "--out", tmp_path / "run", "--device", "cpu"]
     for assignment in small:
         chosen += ["--set", assignment]
@@ -207,7 +201,8 @@ def arguments(tiny_clip: ClipEncoder, tmp_path: Path) -> list[object]:
 
 
 def test_the_command_trains_and_goes_on(run: Run, arguments: list[object], tmp_path: Path):
-    code, out, err = run(*arguments, "--gap", "posterior")
+    arguments += ["--gap", "posterior", "--set", "gap_settings.sharpness=50"]
+    code, out, err = run(*arguments)
     assert code == 0, err
     assert f"wrote {tmp_path / 'run' / 'bundle'}" in out
     assert "steps: 2" in out
@@ -216,8 +211,8 @@ def test_the_command_trains_and_goes_on(run: Run, arguments: list[object], tmp_p
     assert config["gap_settings.sharpness"] == 50
     assert load_gap(tmp_path / "run" / "bundle" / "gap.safetensors").kind == "posterior"
 
-    assert run(*arguments, "--gap", "posterior")[0] == 0
-    code, _, err = run(*arguments, "--gap", "posterior", "--lr", 0.5, "--seed", 3)
+    assert run(*arguments)[0] == 0
+    code, _, err = run(*arguments, "--lr", 0.5, "--seed", 3)
     assert code == 1
     assert "lr: 0.0001 -> 0.5, seed: 0 -> 3" in err
     assert err.count("\n") == 1
@@ -229,6 +224,13 @@ def test_a_dry_run_writes_nothing(run: Run, arguments: list[object], tmp_path: P
     assert "weights.pixel_l2: 1.0" in out
     assert "parameters" in out
     assert not (tmp_path / "run").exists()
+
+
+def test_another_gap_does_not_take_over_the_presets_settings(run: Run, arguments: list[object]):
+    code, out, err = run(*arguments, "--preset", "avatars", "--gap", "knn", "--dry-run")
+    assert code == 0, err
+    assert "gap_settings" not in out
+    assert "gap_settings.sharpness" in run(*arguments, "--preset", "avatars", "--dry-run")[1]
 
 
 @pytest.mark.parametrize(

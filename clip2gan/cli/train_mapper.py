@@ -159,7 +159,11 @@ def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str,
     if preset not in PRESETS:
         message = f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}"
         raise click.BadParameter(message, param_hint="'--preset'")
-    config = override(PRESETS[preset], {name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    for kind in ("mapper", "gap"):  # settings are those of the preset's own kind
+        if given.get(kind) not in (None, getattr(PRESETS[preset], kind)):
+            given[f"{kind}_settings"] = {}
+    config = override(PRESETS[preset], given)
     with blame("--set"):
         config = override(config, dict(parse_assignment(text) for text in assignments))
     for name, kinds in (("mapper", mappers.KINDS), ("gap", gap.KINDS)):
