@@ -194,8 +194,8 @@ class Posterior(MeanShift):
     is_random = True
     memory: Tensor
     sharpness: float = 100.0
-    spread: float = 0.8
-    guidance: float = 2.5
+    spread: float = 1.0
+    guidance: float = 2.0
     edit_sharpness: float = 30.0
     edit_guidance: float = 2.25
 

@@ -121,7 +121,7 @@ FREE = -100.0  # a guidance that moves nothing
 def posterior(**changes: float) -> Posterior:
     gap = fitted("posterior")
     assert isinstance(gap, Posterior)
-    return dataclasses.replace(gap, **changes)
+    return dataclasses.replace(gap, **{"spread": 1.0, **changes})
 
 
 def test_posterior_draws_remembered_pictures_as_often_as_clip_says():
@@ -176,7 +176,28 @@ def test_the_center_is_near_to_what_is_drawn(kind: str):
     answers = gap.to_image(TEXT, 64, torch.Generator().manual_seed(0))
     center = gap.center(TEXT)
     assert torch.allclose(center.norm(dim=-1), torch.ones(len(TEXT)), atol=1e-5)
-    assert (F.normalize(answers.mean(1), dim=-1) * center).sum(1).min() > 0.9
+    assert (F.normalize(answers.mean(1), dim=-1) * center).sum(1).min() > 0.8
+
+
+def linear(e: Tensor) -> Tensor:
+    """A mapper [N, D] -> [N, 3, D]."""
+    return torch.stack([e, 2 * e, 1 - e], dim=1)
+
+
+@pytest.mark.parametrize("kind", ["none", "shift", "knn"])
+def test_editing_maps_the_center(kind: str):
+    gap = fitted(kind)
+    assert torch.equal(gap.map_text(TEXT, linear), linear(gap.center(TEXT)))
+
+
+def test_editing_averages_what_the_described_pictures_are_mapped_to():
+    gap = posterior(edit_sharpness=1e8, edit_guidance=1.0)
+    nearest = gap.memory.float()[(TEXT @ gap.memory.float().T).argmax(1)]
+    assert torch.allclose(gap.map_text(TEXT, linear), linear(nearest), atol=1e-3)
+    # Half way to the mean of all pictures.
+    half = dataclasses.replace(gap, edit_guidance=0.5).map_text(TEXT, linear)
+    mean = linear(gap.memory.float()).mean(0)
+    assert torch.allclose(half, (linear(nearest) + mean) / 2, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -117,7 +117,7 @@ class MapperTraining:
 PRESETS: dict[str, MapperTraining] = {
     # For the avatars: a quarter of an hour on two cores.
     "avatars": MapperTraining(
-        mapper_settings={"width": 384, "sample_sigma": 0.2},
+        mapper_settings={"width": 384, "sample_sigma": 0.3},
         samples=24576,
         gap_settings={"sharpness": 40.0},  # its CLIP's logit scale is 25
         noise=Noise("unit", 0.3),
