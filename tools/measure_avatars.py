@@ -7,11 +7,9 @@ The judge was trained on renders that neither the generator nor CLIP has seen, a
 
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +37,15 @@ RENDER_SEED = 9  # of no training set
 TRUNCATION = 0.7
 SURE = 0.9
 SEEDS_PER_PROMPT = 4
+
+TIMER = """
+import os, subprocess, sys, time
+start = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.monotonic() - start, usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 Verdicts = list[domain.Attributes]
 
@@ -237,13 +244,15 @@ def generate_cost(model: str) -> tuple[float, float]:
 def _timed_generate(model: str, out: str) -> tuple[float, float]:
     command = [sys.executable, "-m", "clip2gan", "generate", "--model", model]
     command += ["--text", "a smiling face with sunglasses", "--out", out]
-    start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if os.waitstatus_to_exitcode(status):
-        raise RuntimeError(f"`clip2gan generate --model {model}` failed")
+    # A small process in between: a child's peak counts what its parent held when it was started.
+    result = subprocess.run(
+        [sys.executable, "-c", TIMER, *command], check=False, capture_output=True, text=True
+    )
+    if result.returncode:
+        raise RuntimeError(f"`clip2gan generate --model {model}` failed: {result.stderr.strip()}")
+    seconds, peak = map(float, result.stdout.split())
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    return time.monotonic() - start, usage.ru_maxrss * unit / 1e9
+    return seconds, peak * unit / 1e9
 
 
 def truths(renders: Avatars) -> Verdicts:
