@@ -178,7 +178,7 @@ def test_command_names_bad_arguments(pictures, tmp_path):
 @pytest.mark.slow
 def test_killed_command_goes_on_from_its_last_checkpoint(pictures, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    lengths = {"autoencoder-images": 40, "mapping-steps": 20, "adversarial-images": 4000}
+    lengths = {"autoencoder-images": 40, "mapping-steps": 20, "adversarial-images": 400}
 
     def start(out: Path, **changes: int) -> subprocess.Popen:
         return subprocess.Popen(
