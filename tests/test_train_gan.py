@@ -17,7 +17,8 @@ from clip2gan.cli.train_gan import command
 from stylegan2 import Discriminator, GeneratorConfig, load_generator
 from stylegan2.runs import RunFolder
 from stylegan2.training import TrainingConfig, averaged_networks, train
-from stylegan2.training.losses import Focus, energy_distance, r1_penalty, reconstruction_loss
+from stylegan2.training.losses import Focus, r1_penalty, reconstruction_loss
+from stylegan2.training.mapping import Flow, Pairs
 
 CPU = torch.device("cpu")
 SHAPE = GeneratorConfig(z_dim=8, w_dim=8, img_resolution=16, channel_base=64, channel_max=8, mapping_layers=2)
@@ -103,6 +104,12 @@ def test_a_run_can_start_from_another(tmp_path):
     z = torch.randn(2, 8)
     torch.testing.assert_close(generator(z), expected(z), rtol=0.02, atol=0.02)
 
+    # With a mapping phase its mapping network is fitted anew, and may be deeper.
+    deeper = replace(config, generator=replace(SHAPE, mapping_layers=3), mapping_steps=2)
+    generator = train(deeper, Patches(), RunFolder.open(tmp_path / "third", {}), CPU, initial=initial)
+    ws = torch.randn(2, SHAPE.num_ws, 8)
+    torch.testing.assert_close(generator.synthesis(ws), expected.synthesis(ws), rtol=0.02, atol=0.02)
+
 
 def test_pictures_of_another_size_are_refused(tmp_path):
     config = replace(CONFIG, generator=replace(SHAPE, img_resolution=32))
@@ -110,11 +117,19 @@ def test_pictures_of_another_size_are_refused(tmp_path):
         train(config, Patches(), RunFolder.open(tmp_path, {}), CPU)
 
 
-def test_energy_distance_is_least_for_the_same_distribution():
+def test_a_flow_takes_noise_to_the_clusters_of_its_latents():
     torch.manual_seed(0)
-    real, same = torch.randn(2, 500, 4)
-    other = [energy_distance(fake, real) for fake in (same + 0.5, same * 1.5, same * 0.5)]
-    assert energy_distance(same, real) < min(other)
+    flow = Flow(16)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
+    for _ in range(300):
+        clusters = (torch.randint(0, 2, (256, 1)) * 2.0 - 1).expand(-1, 16)
+        optimizer.zero_grad()
+        flow.loss(clusters + 0.1 * torch.randn(256, 16), torch.randn(256, 16), torch.rand(256, 1)).backward()
+        optimizer.step()
+    pairs = Pairs(flow, 20, 1000, torch.Generator().manual_seed(0))
+    assert pairs.z.shape == (1000, 20)
+    assert ((pairs.latents.abs() - 1).abs().mean(dim=1) < 0.2).float().mean() > 0.9
+    assert 0.35 < (pairs.latents.mean(dim=1) > 0).float().mean() < 0.65
 
 
 def test_r1_is_the_squared_gradient_norm():

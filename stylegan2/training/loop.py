@@ -1,8 +1,7 @@
 """Training a StyleGAN2 from pictures alone, in three phases that one run folder carries through.
 
     autoencoder   the synthesis network learns to give pictures back from an encoder's w
-    mapping       the mapping network learns the encoder's distribution of w: first the normal distribution
-                  of the same mean and covariance, by regression, then the rest, by its energy distance
+    mapping       the mapping network learns the encoder's distribution of w, by way of a flow (mapping.py)
     adversarial   the usual StyleGAN2 training, with the autoencoder's loss kept as a regulariser
 
 The first two start the third within reach of the data, which small machines need: from scratch, adversarial
@@ -25,20 +24,21 @@ from stylegan2.runs import RunFolder, pack, step_generator, unpack
 from stylegan2.training.losses import (
     Focus,
     discriminator_loss,
-    energy_distance,
     generator_loss,
     latent_scale_loss,
     r1_penalty,
     reconstruction_loss,
 )
+from stylegan2.training.mapping import Flow, Latents, Pairs
 from stylegan2.training.preview import save_grid
 
 PREVIEW_PICTURES = 32
 MAPPING_BATCH = 512
+FLOW_SHARE = 1 / 3  # of the mapping phase
+FLOW_LR = 1e-3
 # The mapping network's stored weights are 100 times what is used, so its steps must be as much longer.
-MAPPING_REGRESSION_LR = 1.0
-MAPPING_ENERGY_LR = 0.3
-REGRESSION_SHARE = 0.25  # of the mapping phase
+MAPPING_LR = 0.3
+MAPPING_PAIRS = 60_000
 
 
 class Pictures(Protocol):
@@ -119,6 +119,8 @@ class Networks:
         generator, mapping = self.generator, self.generator.mapping
         autoencoder = [*generator.synthesis.parameters(), *self.encoder.parameters()]
         self.autoencoder_optimizer = Adam(autoencoder, lr=config.autoencoder_lr, betas=(0.9, 0.99))
+        self.flow = Flow(config.generator.w_dim).to(device)
+        self.flow_optimizer = Adam(self.flow.parameters())
         self.mapping_optimizer = Adam(mapping.parameters(), betas=(0.9, 0.99))
         everything = [*generator.parameters(), *self.encoder.parameters()]
         self.generator_optimizer = Adam(everything, lr=config.adversarial_lr, betas=(0.0, 0.99))
@@ -147,16 +149,15 @@ def train(
 
     Writes checkpoints, figures and previews as it goes, and generator.safetensors at each checkpoint.
     `perceptual` is a distance of pictures [N, 3, R, R], made and real, for perceptual_weight > 0. `initial`
-    holds "generator/..." and "encoder/..." weights to start from, as `averaged_networks` gives. `progress`
-    wraps the range of steps left. Raises ValueError when the pictures do not fit the generator.
+    holds "generator/..." and "encoder/..." weights to start from, as `averaged_networks` gives; its mapping
+    network is left out where the mapping phase fits one. `progress` wraps the range of steps left. Raises
+    ValueError when the pictures do not fit the generator.
     """
     if config.perceptual_weight > 0 and perceptual is None:
         raise ValueError("perceptual_weight is above 0, but no perceptual distance is given")
     networks = Networks(config, device, perceptual)
     if initial is not None:
-        for name in ("generator", "encoder"):
-            unpack(initial, **{name: getattr(networks, name)})
-            getattr(networks, f"{name}_ema").load_state_dict(getattr(networks, name).state_dict())
+        _start_from(initial, networks, fit_mapping=config.mapping_steps > 0)
     first = 0
     if (checkpoint := run.latest()) is not None:
         first, tensors, _ = checkpoint
@@ -166,7 +167,7 @@ def train(
     if sample.shape[1:] != (config.generator.img_channels, resolution, resolution):
         raise ValueError(f"pictures are {list(sample.shape[1:])}, the generator makes {resolution} px")
 
-    latents: Latents | None = None
+    mapping: MappingPhase | None = None
     saved = previewed = time.monotonic()
     mapping_start = config.autoencoder_steps
     adversarial_start = mapping_start + config.mapping_steps
@@ -177,10 +178,8 @@ def train(
         if step <= mapping_start:
             figures = _autoencoder_step(networks, config, pictures, step, random, device)
         elif step <= adversarial_start:
-            if latents is None:
-                latents = Latents(encode_all(networks.encoder_ema, pictures, device))
-            part = (step - mapping_start) / config.mapping_steps
-            figures = _mapping_step(networks, config, latents, part, random)
+            mapping = mapping or MappingPhase(networks, config, pictures, device)
+            figures = mapping.step((step - mapping_start) / config.mapping_steps, random)
             _average(networks.generator, networks.generator_ema, config, step)
         else:
             if step == adversarial_start + 1:
@@ -214,19 +213,16 @@ def averaged_networks(run: RunFolder) -> dict[str, Tensor]:
     }
 
 
-class Latents:
-    """The encoder's latents w [N, w_dim], and the normal distribution nearest to theirs."""
-
-    def __init__(self, w: Tensor):
-        self.w, self.mean, self.deviation = w, w.mean(dim=0), w.std(dim=0)
-        # A little is added to the diagonal, for latents that hardly vary.
-        ridge = 1e-4 * self.deviation.square().mean() * torch.eye(w.shape[1]).to(w)
-        self._spread = torch.linalg.cholesky(torch.cov(w.T) + ridge)
-
-    def normal(self, z: Tensor) -> Tensor:
-        """Standard normal z [N, z_dim] taken to this mean and covariance (of as many dimensions as z has)."""
-        spread = self._spread[:, : z.shape[1]]
-        return self.mean + z[:, : spread.shape[1]] @ spread.T
+def _start_from(initial: Mapping[str, Tensor], networks: Networks, fit_mapping: bool) -> None:
+    unpack(initial, encoder=networks.encoder)
+    if fit_mapping:
+        synthesis = "generator/synthesis."
+        initial = {name.replace(synthesis, "synthesis/"): tensor for name, tensor in initial.items()}
+        unpack(initial, synthesis=networks.generator.synthesis)
+    else:
+        unpack(initial, generator=networks.generator)
+    networks.encoder_ema.load_state_dict(networks.encoder.state_dict())
+    networks.generator_ema.load_state_dict(networks.generator.state_dict())
 
 
 def finished_generator(networks: Networks, config: TrainingConfig) -> Generator:
@@ -265,22 +261,42 @@ def _autoencoder_step(
     return figures
 
 
-def _mapping_step(
-    networks: Networks, config: TrainingConfig, latents: Latents, part: float, random: torch.Generator
-) -> dict[str, Tensor]:
-    """`part` goes from 0 to 1 over the phase."""
-    z = torch.randn(MAPPING_BATCH, config.generator.z_dim, generator=random).to(latents.w)
-    w = networks.generator.mapping(z)[:, 0]
-    if part <= REGRESSION_SHARE:
-        name, lr, fall = "mapping_regression", MAPPING_REGRESSION_LR, 1 - part / REGRESSION_SHARE
-        loss = ((w - latents.normal(z)) / latents.deviation).square().mean()
-    else:
-        name, lr, fall = "mapping_energy", MAPPING_ENERGY_LR, (1 - part) / (1 - REGRESSION_SHARE)
-        rows = torch.randint(len(latents.w), (MAPPING_BATCH,), generator=random).to(latents.w.device)
-        loss = energy_distance(w / latents.deviation, latents.w[rows] / latents.deviation)
-    _optimize(networks.mapping_optimizer, loss, lr=lr * max(fall, 0.02))
-    _track_w_avg(networks, w)
-    return {name: loss.detach()}
+class MappingPhase:
+    """The steps of the mapping phase, with what they share: it depends on nothing but the networks."""
+
+    def __init__(self, networks: Networks, config: TrainingConfig, pictures: Pictures, device: torch.device):
+        self.networks, self.config = networks, config
+        self.latents = Latents(encode_all(networks.encoder_ema, pictures, device))
+        self.pairs: Pairs | None = None
+
+    def step(self, part: float, random: torch.Generator) -> dict[str, Tensor]:
+        """`part` goes from 0 to 1 over the phase: the flow learns, then the mapping network from it."""
+        if part <= FLOW_SHARE:
+            return self._flow_step(part / FLOW_SHARE, random)
+        return self._distillation_step((part - FLOW_SHARE) / (1 - FLOW_SHARE), random)
+
+    def _flow_step(self, part: float, random: torch.Generator) -> dict[str, Tensor]:
+        latents = self.latents.scaled
+        chosen = latents[_random_rows(latents, random)]
+        noise, blur = torch.randn(2, *chosen.shape, generator=random).to(latents)
+        noisy = chosen + blur * self.config.latent_noise / self.latents.deviation
+        t = torch.randn(len(chosen), 1, generator=random).sigmoid().to(latents)
+        loss = self.networks.flow.loss(noisy, noise, t)
+        _optimize(self.networks.flow_optimizer, loss, lr=FLOW_LR * max(1 - part, 0.01))
+        return {"mapping_flow": loss.detach()}
+
+    def _distillation_step(self, part: float, random: torch.Generator) -> dict[str, Tensor]:
+        networks, config = self.networks, self.config
+        if self.pairs is None:
+            seed = step_generator(config.seed, 0)
+            count = min(MAPPING_PAIRS, config.mapping_steps * MAPPING_BATCH)
+            self.pairs = Pairs(networks.flow, config.generator.z_dim, count, seed)
+        rows = _random_rows(self.pairs.z, random)
+        w = networks.generator.mapping(self.pairs.z[rows])[:, 0]
+        loss = (self.latents.scale(w) - self.pairs.latents[rows]).square().mean()
+        _optimize(networks.mapping_optimizer, loss, lr=MAPPING_LR * max(1 - part, 0.01))
+        _track_w_avg(networks, w)
+        return {"mapping_distillation": loss.detach()}
 
 
 def _begin_adversarial(networks: Networks) -> None:
@@ -362,6 +378,10 @@ def _random_ws(
     mixed = torch.rand(config.batch, 1, 1, generator=random) < config.style_mixing
     takes_second = (mixed & (torch.arange(num_ws)[None, :, None] >= cut)).to(device)
     return torch.where(takes_second, second, first)
+
+
+def _random_rows(table: Tensor, random: torch.Generator) -> Tensor:
+    return torch.randint(len(table), (MAPPING_BATCH,), generator=random).to(table.device)
 
 
 def _random_batch(pictures: Pictures, size: int, random: torch.Generator, device: torch.device) -> Tensor:

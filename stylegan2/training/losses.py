@@ -41,16 +41,6 @@ def latent_scale_loss(w: Tensor) -> Tensor:
     return w.mean(dim=0).square().mean() + (w.square().mean() - 1).square()
 
 
-def energy_distance(fake: Tensor, real: Tensor) -> Tensor:
-    """2 E|f - r| - E|f - f'|, for samples [N, D] of two distributions, without the part that only `real` has.
-
-    The energy distance of Szekely and Rizzo (2013) up to a constant; least where the distributions agree.
-    """
-    count = len(fake)
-    within = torch.cdist(fake, fake).sum() / (count * (count - 1))
-    return 2 * torch.cdist(fake, real).mean() - within
-
-
 def generator_loss(fake_logits: Tensor) -> Tensor:
     """Non-saturating logistic loss of the generator: -log sigmoid(D(G(z)))."""
     return F.softplus(-fake_logits).mean()
