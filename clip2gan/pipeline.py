@@ -279,7 +279,7 @@ class Clip2Gan:
         e = prompt.embedding
         if prompt.is_text:
             e = self.gap.to_image(e, 1, generator)[:, 0]
-            if self.gap.is_random:  # the answers differ already
+            if self.gap.is_random and not self.mapper.is_random:  # the answers differ already
                 return self.mapper(e)
         return self.mapper.sample(e, 1, generator)[:, 0]
 

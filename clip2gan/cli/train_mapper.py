@@ -39,7 +39,12 @@ The same command goes on where it was stopped. The folder holds config.json, log
     metavar="avatars|ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR",
     help="The frozen CLIP.",
 )
-@click.option("--mapper", "kind", metavar="mlp", help="Kind of the mapper.  [default: the preset's]")
+@click.option(
+    "--mapper",
+    "kind",
+    metavar="mlp|flow|diffusion",
+    help="Kind of the mapper.  [default: the preset's, or mlp]",
+)
 @click.option(
     "--data",
     multiple=True,
@@ -48,9 +53,11 @@ The same command goes on where it was stopped. The folder holds config.json, log
     "[default: sampled]",
 )
 @click.option(
-    "--preset", help="Settings to start from.  [default: avatars for that generator, else clip2gan]"
+    "--preset",
+    help="Settings to start from: avatars, clip2gan, clip-flow or clip2latent.  "
+    "[default: the mapper's; avatars for an mlp on that generator]",
 )
-@click.option("--steps", type=click.IntRange(1), help="Steps through the generator.")
+@click.option("--steps", type=click.IntRange(0), help="Steps through the generator.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures in each of them.")
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of them.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of the forward passes.")
@@ -98,7 +105,7 @@ def command(
         "prompts": prompts,
         "seed": seed,
     }
-    config = _configuration(preset or _default_preset(generator_source), options, assignments)
+    config = _configuration(preset or _default_preset(generator_source, kind), options, assignments)
 
     from clip2gan.clip import ClipEncoder
     from clip2gan.data.pictures import open_pictures
@@ -133,8 +140,9 @@ def command(
     click.echo(f"wrote {bundle}")
 
 
-def _default_preset(generator_source: str) -> str:
-    return AVATARS if generator_source == AVATARS else "clip2gan"
+def _default_preset(generator_source: str, kind: str | None) -> str:
+    of_mapper = {"flow": "clip-flow", "diffusion": "clip2latent"}
+    return of_mapper.get(kind or "", AVATARS if generator_source == AVATARS else "clip2gan")
 
 
 def _generator_file(source: str) -> Path:

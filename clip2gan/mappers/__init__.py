@@ -8,12 +8,18 @@ from typing import Any
 import torch
 
 from clip2gan.mappers.base import Mapper, MapperConfig
+from clip2gan.mappers.diffusion import DiffusionConfig, DiffusionMapper
+from clip2gan.mappers.flow import FlowConfig, FlowMapper
 from clip2gan.mappers.mlp import MlpConfig, MlpMapper
 from clip2gan.settings import check_settings
 from stylegan2.files import load_tensors, load_weights, save_tensors
 
 # kind -> (mapper, its settings)
-KINDS: dict[str, tuple[type[Mapper], type[MapperConfig]]] = {"mlp": (MlpMapper, MlpConfig)}
+KINDS: dict[str, tuple[type[Mapper], type[MapperConfig]]] = {
+    "mlp": (MlpMapper, MlpConfig),
+    "flow": (FlowMapper, FlowConfig),
+    "diffusion": (DiffusionMapper, DiffusionConfig),
+}
 
 __all__ = ["KINDS", "Mapper", "MapperConfig", "load_mapper", "new_mapper", "save_mapper"]
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ class Mapper(nn.Module, ABC):
     in CLIP's space stay what they are.
     """
 
-    kind: str
+    kind: ClassVar[str]
+    is_random: ClassVar[bool] = False  # whether `sample` draws from a distribution that was learned
     embedding_mean: Tensor
     embedding_std: Tensor
     w_mean: Tensor
@@ -94,6 +96,9 @@ class Mapper(nn.Module, ABC):
         """
 
 
-def row_seeds(generator: torch.Generator, rows: int) -> list[int]:
-    """Seeds for `rows` independent rows, so that a row's random numbers do not depend on how many follow."""
-    return torch.randint(2**62, (rows,), generator=generator).tolist()
+def row_noise(generator: torch.Generator, rows: int, num: int, dim: int) -> Tensor:
+    """Normal numbers [rows, num, dim], those of a row's first answers whatever `rows` and `num` are."""
+    seeds: list[int] = torch.randint(2**62, (rows,), generator=generator).tolist()
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = [torch.randn(dim, generator=row) for row in generators for _ in range(num)]
+    return torch.stack(noise).unflatten(0, (rows, num))

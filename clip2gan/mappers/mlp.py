@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip2gan.mappers.base import Mapper, MapperConfig, row_seeds
+from clip2gan.mappers.base import Mapper, MapperConfig, row_noise
 
 SLOPE = 0.2  # of the leaky ReLU
 
@@ -69,9 +69,8 @@ class MlpMapper(Mapper):
 
     def sample(self, e: Tensor, num: int, generator: torch.Generator) -> Tensor:
         """Map noisy copies of e: normalise(e + |e| / sqrt(D) * n) with n ~ N(sample_mean, sample_sigma^2)."""
-        generators = [torch.Generator().manual_seed(seed) for seed in row_seeds(generator, len(e))]
-        noise = torch.stack([torch.randn(e.shape[1], generator=g) for g in generators for _ in range(num)])
-        noise = self.config.sample_mean + self.config.sample_sigma * noise.unflatten(0, (len(e), num)).to(e)
+        noise = row_noise(generator, len(e), num, e.shape[1]).to(e)
+        noise = self.config.sample_mean + self.config.sample_sigma * noise
         noisy = F.normalize(e[:, None] + noise * e.shape[1] ** -0.5, dim=-1)
         return self(noisy.flatten(0, 1)).unflatten(0, (len(e), num))
 

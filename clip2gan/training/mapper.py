@@ -77,7 +77,8 @@ class MapperTraining:
         noise: added to embeddings in training.
         prompts: a file of plain prompts for the gap and the previews; None: those of the package.
         warmup_steps: first steps, on cached pairs alone; with batches of `warmup_batch`, from `warmup_lr`.
-        steps: steps through the generator after that; with batches of `batch`, from `lr`.
+        steps: steps through the generator after that; with batches of `batch`, from `lr`. 0 for mappers that
+            learn a distribution, which a comparison of pictures would narrow to its middle.
         ema: how much of the averaged weights a step keeps; the average is what is stored in the end.
         precision: "fp32", or "bf16" for the forward passes.
         seed: where all random numbers come from.
@@ -105,9 +106,15 @@ class MapperTraining:
     def __post_init__(self):
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"unknown precision {self.precision!r}; choose fp32 or bf16")
-        for name in ("samples", "steps", "batch", "warmup_batch"):
+        for name in ("samples", "batch", "warmup_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if min(self.steps, self.warmup_steps) < 0 or self.steps + self.warmup_steps == 0:
+            raise ValueError("steps and warmup_steps must be 0 or more, and one of them above 0")
+        if self.steps > 0 and not any(dataclasses.astuple(self.weights)):
+            raise ValueError(
+                "steps are asked for, but all loss weights are 0; set one, as weights.pixel_l1=1"
+            )
 
     def flat(self) -> dict[str, Any]:
         """All settings in one level, as a run folder keeps and compares them."""
@@ -138,6 +145,32 @@ PRESETS: dict[str, MapperTraining] = {
         weights=LossWeights(pixel_l2=1.0, perceptual=1.0, diversity=0.1),
         steps=20000,
         lr=1e-4,
+    ),
+    # CLIP-Flow. From the abstract: Real-NVP with activation normalisation and invertible linear maps. Ours:
+    # all else, and likelihood as the objective.
+    "clip-flow": MapperTraining(
+        mapper="flow",
+        samples=24576,
+        gap_settings={"sharpness": 40.0},
+        noise=Noise("unit", 0.3),
+        warmup_steps=8000,
+        warmup_batch=512,
+        warmup_lr=1e-3,
+        steps=0,
+    ),
+    # clip2latent. From its code: W, z-scored latents, the embedding hidden from a fifth of the batch, unit
+    # noise on the embedding, guidance. Ours: a residual network in place of its transformer, the samplers,
+    # and weaker noise, as the remedy for the gap brings a text among the pictures.
+    "clip2latent": MapperTraining(
+        mapper="diffusion",
+        samples=24576,
+        gap_settings={"sharpness": 40.0},
+        noise=Noise("unit", 0.3),
+        warmup_steps=12000,
+        warmup_batch=512,
+        warmup_lr=1e-3,
+        steps=0,
+        ema=0.999,
     ),
 }
 
