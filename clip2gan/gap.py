@@ -7,11 +7,15 @@ text's embedding (`Gap.to_image`).
 
     none       the text's embedding itself (CLIP2GAN)
     shift      moved by the difference of the two modalities' means (CapDec's modality offset)
+    collapse   each modality's mean is taken away, in training as well (C3 without its noise)
+    c3         the same, with normal noise in training (Zhang et al. 2024, "Connect, Collapse, Corrupt")
+    whiten     whitened by the texts' mean and covariance, coloured by the pictures'
+    memory     the mean of pictures' embeddings weighted by a softmax of their cosines (DeCap, Li et al. 2023)
     knn        a random convex combination of pictures' embeddings near the text (Fast text2StyleGAN,
                arXiv 2209.03953)
     posterior  a picture's embedding drawn by CLIP's posterior of pictures given the text, pulled to its mean
 
-`knn` and `posterior` remember embeddings of pictures, and their answers differ with the random numbers. The
+`memory`, `knn` and `posterior` remember embeddings of pictures; the answers of the last two are random. The
 statistics come from pictures and, for the texts' mean, from a fixed list of plain prompts; no caption of any
 picture has a part in them.
 """
@@ -71,7 +75,11 @@ class Gap(ABC):
 
     def train(self, e_image: Tensor, generator: torch.Generator) -> Tensor:
         """What the mapper is given in training for pictures' embeddings [N, D]: [N, D], random."""
-        return self.noise(e_image, generator)
+        return self.noise(self.from_image(e_image), generator)
+
+    def from_image(self, e_image: Tensor) -> Tensor:
+        """What the mapper is given for pictures' embeddings [N, D] when it is used: [N, D]."""
+        return e_image
 
     @abstractmethod
     def center(self, e_text: Tensor) -> Tensor:
@@ -81,9 +89,8 @@ class Gap(ABC):
         """What editing takes for the latents of texts [N, D]: ws [N, num_ws, w_dim], without randomness."""
         return mapper(self.center(e_text))
 
-    @abstractmethod
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
-        """What the mapper is given for texts.
+        """What the mapper is given for texts; the center, where a remedy is not random.
 
         Args:
             e_text: [N, D] embeddings of texts.
@@ -94,6 +101,7 @@ class Gap(ABC):
         Returns:
             [N, num, D], where pictures of the texts would be.
         """
+        return self.center(e_text)[:, None].expand(-1, num, -1)
 
 
 @dataclass(kw_only=True)
@@ -104,9 +112,6 @@ class NoGap(Gap):
 
     def center(self, e_text: Tensor) -> Tensor:
         return e_text
-
-    def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
-        return e_text[:, None].expand(-1, num, -1)
 
 
 @dataclass(kw_only=True)
@@ -125,12 +130,84 @@ class MeanShift(Gap):
     def center(self, e_text: Tensor) -> Tensor:
         return self.shifted(e_text)
 
-    def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
-        return self.shifted(e_text)[:, None].expand(-1, num, -1)
-
     def shifted(self, e_text: Tensor) -> Tensor:
         """The mean-shifted texts [N, D]."""
         return F.normalize(e_text + (self.mean_image - self.mean_text).to(e_text), dim=-1)
+
+
+@dataclass(kw_only=True)
+class Collapse(Gap):
+    """normalise(e - mean), with the mean of its own modality; a mapper has to be trained with it.
+
+    Attributes:
+        mean_image: [D], mean embedding of the training pictures.
+        mean_text: [D], mean embedding of plain prompts.
+    """
+
+    kind = "collapse"
+    mean_image: Tensor
+    mean_text: Tensor
+
+    def center(self, e_text: Tensor) -> Tensor:
+        return F.normalize(e_text - self.mean_text.to(e_text), dim=-1)
+
+    def from_image(self, e_image: Tensor) -> Tensor:
+        return F.normalize(e_image - self.mean_image.to(e_image), dim=-1)
+
+    def train(self, e_image: Tensor, generator: torch.Generator) -> Tensor:
+        # The noise comes before unit length, as in C3.
+        return F.normalize(self.noise(e_image - self.mean_image.to(e_image), generator), dim=-1)
+
+
+@dataclass(kw_only=True)
+class C3(Collapse):
+    """`Collapse` with the noise that C3 adds in training: a variance of 0.016 in each dimension."""
+
+    kind = "c3"
+    noise: Noise = field(default_factory=lambda: Noise("gauss", 0.016**0.5))
+
+
+@dataclass(kw_only=True)
+class Whiten(Gap):
+    """normalise(mean_image + transform (e_text - mean_text)), transform = S_image^(1/2) S_text^(-1/2).
+
+    Both covariances S are shrunk towards a multiple of the identity, as plain prompts are few.
+
+    Attributes:
+        mean_image: [D], mean embedding of the training pictures.
+        mean_text: [D], mean embedding of plain prompts.
+        transform: [D, D].
+    """
+
+    kind = "whiten"
+    mean_image: Tensor
+    mean_text: Tensor
+    transform: Tensor
+
+    def center(self, e_text: Tensor) -> Tensor:
+        coloured = (e_text - self.mean_text.to(e_text)) @ self.transform.to(e_text).T
+        return F.normalize(self.mean_image.to(e_text) + coloured, dim=-1)
+
+
+@dataclass(kw_only=True)
+class SoftMemory(Gap):
+    """The mean of remembered pictures' embeddings, weighted by softmax(sharpness * cosine with the text).
+
+    Attributes:
+        memory: [M, D] float16, embeddings of pictures.
+        sharpness: 100 in DeCap; the logit scale of most CLIPs.
+    """
+
+    kind = "memory"
+    memory: Tensor
+    sharpness: float = 100.0
+
+    def center(self, e_text: Tensor) -> Tensor:
+        memory = self.memory.to(e_text)
+        return F.normalize(self._probabilities(e_text, memory) @ memory, dim=-1)
+
+    def _probabilities(self, e_text: Tensor, memory: Tensor) -> Tensor:
+        return (self.sharpness * (e_text @ memory.T)).softmax(1)
 
 
 @dataclass(kw_only=True)
@@ -169,7 +246,7 @@ class Knn(MeanShift):
 
 
 @dataclass(kw_only=True)
-class Posterior(MeanShift):
+class Posterior(SoftMemory):
     """A remembered picture that CLIP finds described by the text, led nearer to the text.
 
     The probability of picture i is softmax_i(sharpness * cos(memory_i, text)), which is what CLIP is trained
@@ -179,10 +256,10 @@ class Posterior(MeanShift):
     out of their cone), and the picture moves along it, the least distance that brings it at least `guidance`
     times as far as the posterior's mean.
 
-    With spread and guidance 0 this is DeCap's projection onto a memory (Li et al. 2023).
+    With spread and guidance 0 this is `SoftMemory`.
 
     Attributes:
-        memory: [M, D] float16, embeddings of pictures.
+        mean_image: [D], mean embedding of the training pictures.
         sharpness: larger ones draw from fewer pictures, nearer to the text; CLIP's logit scale or more.
         spread: how far from the posterior's mean an answer starts, in parts of its picture's distance.
         guidance: larger ones say the text more clearly, and everything else less.
@@ -192,8 +269,7 @@ class Posterior(MeanShift):
 
     kind = "posterior"
     is_random = True
-    memory: Tensor
-    sharpness: float = 100.0
+    mean_image: Tensor
     spread: float = 1.0
     guidance: float = 2.0
     edit_sharpness: float = 30.0
@@ -212,10 +288,6 @@ class Posterior(MeanShift):
         described = (probabilities @ ws.flatten(1)).unflatten(1, ws.shape[1:])
         return mean + self.edit_guidance * (described - mean)
 
-    def center(self, e_text: Tensor) -> Tensor:
-        memory = self.memory.to(e_text)
-        return F.normalize(self._probabilities(e_text, memory) @ memory, dim=-1)
-
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
         memory = self.memory.to(e_text)
         probabilities = self._probabilities(e_text, memory)
@@ -233,11 +305,9 @@ class Posterior(MeanShift):
         said = ((free - self.mean_image.to(e_text)) * direction).sum(-1, keepdim=True)
         return F.normalize(free + (self.guidance * distance - said).clamp(min=0) * direction, dim=-1)
 
-    def _probabilities(self, e_text: Tensor, memory: Tensor) -> Tensor:
-        return (self.sharpness * (e_text @ memory.T)).softmax(1)
 
-
-KINDS: dict[str, type[Gap]] = {gap.kind: gap for gap in (NoGap, MeanShift, Knn, Posterior)}
+GAPS = (NoGap, MeanShift, Collapse, C3, Whiten, SoftMemory, Knn, Posterior)
+KINDS: dict[str, type[Gap]] = {gap.kind: gap for gap in GAPS}
 
 
 def fit_gap(kind: str, image_embeddings: Tensor, text_embeddings: Tensor, noise: Noise | None = None) -> Gap:
@@ -247,7 +317,7 @@ def fit_gap(kind: str, image_embeddings: Tensor, text_embeddings: Tensor, noise:
         kind: one of `KINDS`.
         image_embeddings: [M, D] of training pictures in random order; the first `MEMORY_SIZE` are remembered.
         text_embeddings: [T, D] of plain prompts.
-        noise: for training.
+        noise: for training; None: the remedy's own.
 
     Raises:
         ValueError: the kind is unknown.
@@ -255,14 +325,16 @@ def fit_gap(kind: str, image_embeddings: Tensor, text_embeddings: Tensor, noise:
     if kind not in KINDS:
         raise ValueError(f"unknown gap {kind!r}; choose from {', '.join(KINDS)}")
     available = {
-        "noise": noise or Noise(),
+        "noise": noise,
         "mean_image": image_embeddings.mean(0).cpu(),
         "mean_text": text_embeddings.mean(0).cpu(),
         "memory": image_embeddings[:MEMORY_SIZE].half().cpu(),
+        "transform": _recolouring(text_embeddings.cpu(), image_embeddings.cpu()),
     }
     gap = KINDS[kind]
+    names = [part.name for part in dataclasses.fields(gap)]
     values: dict[str, Any] = {
-        part.name: available[part.name] for part in dataclasses.fields(gap) if part.name in available
+        name: value for name, value in available.items() if name in names and value is not None
     }
     return gap(**values)
 
@@ -290,6 +362,22 @@ def load_gap(path: str | Path, device: str | torch.device = "cpu") -> Gap:
         return KINDS[kind](**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: does not hold a gap of kind {kind!r} ({error})") from error
+
+
+def _recolouring(text: Tensor, image: Tensor) -> Tensor:
+    """S_image^(1/2) S_text^(-1/2) of embeddings [N, D]: [D, D]."""
+    return _covariance_power(image, 0.5) @ _covariance_power(text, -0.5)
+
+
+def _covariance_power(e: Tensor, power: float) -> Tensor:
+    """A power of the covariance, shrunk the more the fewer embeddings there are for each dimension."""
+    e = (e - e.mean(0)).double()
+    covariance = e.T @ e / max(len(e) - 1, 1)
+    dim = len(covariance)
+    share = dim / (dim + len(e))
+    shrunk = (1 - share) * covariance + share * (covariance.trace() / dim + 1e-8) * torch.eye(dim)
+    values, vectors = torch.linalg.eigh(shrunk)
+    return (vectors * values.clamp(min=1e-12) ** power @ vectors.T).float()
 
 
 def farthest_points(points: Tensor, count: int) -> Tensor:

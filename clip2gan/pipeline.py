@@ -202,7 +202,7 @@ class Clip2Gan:
     @torch.no_grad()
     def estimate(self, image: Image.Image) -> Tensor:
         """ws [1, num_ws, w_dim] that the mapper makes of a picture's CLIP embedding."""
-        return self.mapper(self.prompt(image).embedding)
+        return self.mapper(self.gap.from_image(self.prompt(image).embedding))
 
     def fit(self, image: Image.Image) -> Image.Image:
         """`image` as the generator would draw it: the square at its centre, at the generator's resolution."""
@@ -281,6 +281,8 @@ class Clip2Gan:
             e = self.gap.to_image(e, 1, generator)[:, 0]
             if self.gap.is_random and not self.mapper.is_random:  # the answers differ already
                 return self.mapper(e)
+        else:
+            e = self.gap.from_image(e)
         return self.mapper.sample(e, 1, generator)[:, 0]
 
     def _map_text(self, text: str) -> Tensor:

@@ -91,6 +91,38 @@ def test_mean_shift_lays_the_means_onto_each_other(seed: int):
     assert after < before / 5
 
 
+def test_collapse_takes_each_modalitys_mean_away():
+    gap = fitted("collapse")
+    given_texts = gap.to_image(TEXT, 1, torch.Generator())[:, 0]
+    given_images = gap.from_image(IMAGE)
+    assert (given_texts.mean(0) - given_images.mean(0)).norm() < 0.1 * (TEXT.mean(0) - IMAGE.mean(0)).norm()
+    assert torch.allclose(gap.train(IMAGE, torch.Generator()), given_images, atol=1e-6)
+
+    noisy = fitted("c3").train(IMAGE, torch.Generator().manual_seed(0))
+    assert torch.allclose(noisy.norm(dim=-1), torch.ones(len(IMAGE)), atol=1e-5)
+    assert 0.5 < (noisy * given_images).sum(-1).mean() < 0.95  # 0.1265 in each of 12 dimensions
+
+
+def test_whitening_gives_texts_the_pictures_mean_and_covariance():
+    random = torch.Generator().manual_seed(0)
+    stretch = torch.diag(torch.linspace(0.02, 0.1, D))
+    image = F.normalize(torch.eye(D)[0] + torch.randn(4000, D, generator=random) @ stretch, dim=-1)
+    text = F.normalize(torch.eye(D)[1] + 0.05 * torch.randn(4000, D, generator=random), dim=-1)
+    given = fit_gap("whiten", image, text).center(text)
+    assert (given.mean(0) - image.mean(0)).norm() < 0.02
+    assert (torch.cov(given.T) - torch.cov(image.T)).norm() < 0.1 * torch.cov(image.T).norm()
+    assert (torch.cov(text.T) - torch.cov(image.T)).norm() > 0.3 * torch.cov(image.T).norm()
+
+
+def test_memory_gives_the_pictures_that_the_text_is_nearest_to():
+    gap = fitted("memory")
+    assert torch.allclose(gap.center(IMAGE[:5]), IMAGE[:5], atol=0.05)
+    mild = dataclasses.replace(gap, sharpness=0.0)
+    assert torch.allclose(
+        mild.center(TEXT), F.normalize(IMAGE.mean(0), dim=0).expand(len(TEXT), -1), atol=1e-3
+    )
+
+
 def test_no_remedy_is_the_text_itself():
     assert torch.equal(fitted("none").to_image(TEXT, 2, torch.Generator())[:, 1], TEXT)
 
@@ -214,7 +246,10 @@ def test_a_gap_comes_back_from_its_file(kind: str, tmp_path: Path):
 
 
 def test_errors_name_what_is_wrong(tmp_path: Path):
-    with pytest.raises(ValueError, match="unknown gap 'foo'; choose from none, shift, knn, posterior"):
+    with pytest.raises(
+        ValueError,
+        match="unknown gap 'foo'; choose from none, shift, collapse, c3, whiten, memory, knn, posterior",
+    ):
         fit_gap("foo", IMAGE, TEXT)
     from stylegan2.files import save_tensors
 

@@ -121,7 +121,11 @@ def ceiling(model: Clip2Gan, judge: Judge, renders: Avatars) -> dict[str, float]
     pictures = []
     for part in renders.images.split(100):
         embeddings = model.clip.encode_images(to_unit(part).to(model.device))
-        pictures.append(model.generator.synthesis(model.mapper(embeddings), noise_mode="const").cpu())
+        pictures.append(
+            model.generator.synthesis(
+                model.mapper(model.gap.from_image(embeddings)), noise_mode="const"
+            ).cpu()
+        )
     return kept(truths(renders), judged(judge, torch.cat(pictures)))
 
 

@@ -61,7 +61,10 @@ The same command goes on where it was stopped. The folder holds config.json, log
 @click.option("--batch", type=click.IntRange(1), help="Pictures in each of them.")
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of them.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of the forward passes.")
-@click.option("--gap", help="Remedy for the modality gap: none, shift, knn or posterior.")
+@click.option(
+    "--gap",
+    help="Remedy for the modality gap: none, shift, collapse, c3, whiten, memory, knn or posterior.",
+)
 @click.option("--samples", type=click.IntRange(1), help="Pairs of latent and embedding to draw beforehand.")
 @click.option("--prompts", type=click.Path(), help="Plain texts about the domain, one a line; for the gap.")
 @click.option(
@@ -171,6 +174,8 @@ def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str,
     for kind in ("mapper", "gap"):  # settings are those of the preset's own kind
         if given.get(kind) not in (None, getattr(PRESETS[preset], kind)):
             given[f"{kind}_settings"] = {}
+    if given.get("gap") == "c3":
+        given["noise"] = None  # its own
     config = override(PRESETS[preset], given)
     with blame("--set"):
         config = override(config, dict(parse_assignment(text) for text in assignments))

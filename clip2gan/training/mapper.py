@@ -74,7 +74,7 @@ class MapperTraining:
         samples: pairs of latent and embedding drawn once, for statistics, the warm-up and the gap's memory.
         gap: the remedy for the modality gap, a kind of `clip2gan.gap`.
         gap_settings: fields of the gap that are not fitted.
-        noise: added to embeddings in training.
+        noise: added to embeddings in training; None: the gap's own (c3 has one).
         prompts: a file of plain prompts for the gap and the previews; None: those of the package.
         warmup_steps: first steps, on cached pairs alone; with batches of `warmup_batch`, from `warmup_lr`.
         steps: steps through the generator after that; with batches of `batch`, from `lr`. 0 for mappers that
@@ -90,7 +90,7 @@ class MapperTraining:
     samples: int = 16384
     gap: str = "posterior"
     gap_settings: Mapping[str, Any] = field(default_factory=dict)
-    noise: Noise = field(default_factory=Noise)
+    noise: Noise | None = field(default_factory=Noise)
     prompts: str | None = None
     weights: LossWeights = field(default_factory=LossWeights)
     warmup_steps: int = 2000
@@ -209,7 +209,7 @@ def train_mapper(
     gap = _fit_gap(config, clip, samples, pictures, prompts=prompts, cache=run.path / "cache")
 
     mapper = untrained_mapper(config, generator, clip)
-    mapper.fit_statistics(samples.embeddings, samples.w)
+    mapper.fit_statistics(gap.from_image(samples.embeddings), samples.w)
     mapper = mapper.to(device)
     average = deepcopy(mapper).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(mapper.parameters(), lr=config.lr, betas=(0.9, 0.99))
