@@ -128,7 +128,7 @@ def test_edits_ask_for_another_visible_value():
 
 
 def test_prompts_name_values_of_the_domain():
-    prompts = measure_avatars.read_json("generate.json")
+    prompts = measure_avatars.read_json("prompts.json")
     assert len({prompt["text"] for prompt in prompts}) == 100
     named = set()
     for prompt in prompts:
@@ -146,7 +146,7 @@ def test_prompts_are_not_captions_of_the_grammar():
     made = {
         caption(domain.sample_attributes(rng), rng, 1 + i % 4).text.lower().strip(".") for i in range(20000)
     }
-    prompts = {prompt["text"].lower().strip(".") for prompt in measure_avatars.read_json("generate.json")}
+    prompts = {prompt["text"].lower().strip(".") for prompt in measure_avatars.read_json("prompts.json")}
     assert not made & prompts
 
 

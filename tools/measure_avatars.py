@@ -13,6 +13,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from tools.dataset import Avatars, read_avatars
 from tools.judge import RESOLUTION, Judge, judge_images, verdicts
 from tools.make_avatars import make_pictures, write_zip
 
-PROMPTS = Path(__file__).with_name("prompts")
 RENDER_SEED = 9  # of no training set
 TRUNCATION = 0.7
 SURE = 0.9
@@ -320,7 +320,8 @@ def first(renders: Avatars, num: int) -> Avatars:
 
 
 def read_json(name: str) -> list[dict[str, Any]]:
-    return json.loads((PROMPTS / name).read_text(encoding="utf-8"))
+    """One of the lists that `clip2gan evaluate` uses."""
+    return json.loads((resources.files("clip2gan.evaluation") / name).read_text(encoding="utf-8"))
 
 
 def measure(name: str, mapper: str | None, renders: Avatars, judge: Judge, quick: bool) -> Measured:
@@ -329,7 +330,7 @@ def measure(name: str, mapper: str | None, renders: Avatars, judge: Judge, quick
     measured = Measured()
     figures, details = measured.figures, measured.details
     edits = read_json("edits.json")
-    prompts = read_json("generate.json")[:: 5 if quick else 1]
+    prompts = read_json("prompts.json")[:: 5 if quick else 1]
 
     by_group = clip_zero_shot(model, renders)
     figures["clip_zero_shot"] = mean(by_group.values())
