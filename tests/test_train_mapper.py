@@ -241,7 +241,7 @@ def test_another_gap_does_not_take_over_the_presets_settings(run: Run, arguments
     [
         (["--mapper", "foo"], 2, "unknown mapper 'foo'; choose from mlp"),
         (["--gap", "foo"], 2, "unknown gap 'foo'; choose from none, shift, collapse"),
-        (["--preset", "foo"], 2, "unknown preset 'foo'; choose from avatars, clip2gan"),
+        (["--preset", "foo"], 2, "unknown preset 'foo'; choose from avatars, avatars-flow"),
         (["--generator", "nothing.safetensors"], 2, "nothing.safetensors: no such file"),
         (["--clip", "local-dir:nowhere"], 1, "nowhere: no such folder of a CLIP model"),
         (["--data", "nowhere"], 1, "nowhere: no such folder or zip"),

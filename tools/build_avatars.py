@@ -1,9 +1,10 @@
 """Build the embedded avatars model from what the trainings left.
 
-    python -m tools.build_avatars --mapper runs/mapper/bundle --measured measured.json
+    python -m tools.build_avatars --mapper runs/mapper/bundle --mapper runs/flow/bundle --measured measured.json
 
-takes the bundle that `clip2gan train-mapper` wrote (with its generator and CLIP), stores the weights in
-16 bit, and writes the model card with the licences and, where given, the figures of `tools.measure_avatars`.
+takes the bundles that `clip2gan train-mapper` wrote, stores the weights in 16 bit, and writes the model card
+with the licences and, where given, the figures of `tools.measure_avatars`. The first bundle gives generator,
+CLIP, gap and the default mapper; the others, of the same generator and CLIP, add their mappers.
 With --gan it also keeps that run's generator and encoder in tools/avatars_gan.safetensors, from which
 `clip2gan train-gan --init` goes on.
 """
@@ -14,7 +15,17 @@ from typing import Any
 
 import click
 
-from clip2gan.bundle import BUNDLED, BundleInfo, load_bundle, write_bundle
+from clip2gan.bundle import (
+    BUNDLED,
+    Bundle,
+    BundleInfo,
+    load_bundle,
+    locate_bundle,
+    read_config,
+    write_bundle,
+)
+from clip2gan.clip import ClipEncoder
+from clip2gan.data.samples import weights_fingerprint
 from stylegan2.files import save_tensors
 from stylegan2.runs import RunFolder
 from stylegan2.training import averaged_networks
@@ -42,9 +53,30 @@ def read_figures(path: Path) -> tuple[dict[str, str], ...]:
     )
 
 
+def load_all(source: str) -> list[Bundle]:
+    """A bundle once for each of its mappers."""
+    return [load_bundle(source, mapper=kind) for kind in read_config(locate_bundle(source))["mappers"]]
+
+
+def check_parts(bundle: Bundle, other: Bundle) -> None:
+    """Raises ValueError if `other` has another generator or CLIP, to which its mapper would not fit."""
+    for name in ("generator", "clip"):
+        mine, its = (
+            weights_fingerprint(part.model if isinstance(part, ClipEncoder) else part)
+            for part in (getattr(bundle, name), getattr(other, name))
+        )
+        if mine != its:
+            raise ValueError(f"{other.path}: its {name} is not that of {bundle.path}; train both with one")
+
+
 @click.command(help=__doc__)
 @click.option(
-    "--mapper", "source", default="runs/mapper/bundle", show_default=True, help="The bundle to take."
+    "--mapper",
+    "sources",
+    multiple=True,
+    default=["runs/mapper/bundle"],
+    show_default=True,
+    help="A bundle to take (repeatable).",
 )
 @click.option(
     "--measured",
@@ -62,16 +94,20 @@ def read_figures(path: Path) -> tuple[dict[str, str], ...]:
     default=BUNDLED / "avatars",
     help="Where to write.  [default: in place]",
 )
-def main(source: str, measured: Path | None, gan: Path | None, out: Path) -> None:
+def main(sources: tuple[str, ...], measured: Path | None, gan: Path | None, out: Path) -> None:
     try:
-        bundle = load_bundle(source)
+        bundle, *others = [loaded for source in sources for loaded in load_all(source)]
+        mappers = dict(bundle.mappers)
+        for other in others:
+            check_parts(bundle, other)
+            mappers |= other.mappers
         info = BundleInfo(
             name="avatars",
             description=DESCRIPTION,
             licences=LICENCES,
             figures=read_figures(measured) if measured else (),
         )
-        write_bundle(out, bundle.generator, bundle.clip, bundle.mappers, bundle.gap, info=info, half=True)
+        write_bundle(out, bundle.generator, bundle.clip, mappers, bundle.gap, info=info, half=True)
         if gan is not None:
             config = json.loads((gan / "config.json").read_text(encoding="utf-8"))
             save_tensors(GAN_STATE, averaged_networks(RunFolder.open(gan, config)), config)

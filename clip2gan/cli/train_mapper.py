@@ -54,8 +54,9 @@ The same command goes on where it was stopped. The folder holds config.json, log
 )
 @click.option(
     "--preset",
-    help="Settings to start from: avatars, clip2gan, clip-flow or clip2latent.  "
-    "[default: the mapper's; avatars for an mlp on that generator]",
+    metavar="NAME",
+    help="Settings to start from: clip2gan, clip-flow, clip2latent; avatars, avatars-flow, "
+    "avatars-diffusion.  [default: by mapper and generator]",
 )
 @click.option("--steps", type=click.IntRange(0), help="Steps through the generator.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures in each of them.")
@@ -144,8 +145,11 @@ def command(
 
 
 def _default_preset(generator_source: str, kind: str | None) -> str:
-    of_mapper = {"flow": "clip-flow", "diffusion": "clip2latent"}
-    return of_mapper.get(kind or "", AVATARS if generator_source == AVATARS else "clip2gan")
+    """The one of this kind of mapper, for the avatars or for large generators."""
+    kind = kind or "mlp"
+    if generator_source == AVATARS:
+        return AVATARS if kind == "mlp" else f"{AVATARS}-{kind}"
+    return {"flow": "clip-flow", "diffusion": "clip2latent"}.get(kind, "clip2gan")
 
 
 def _generator_file(source: str) -> Path:

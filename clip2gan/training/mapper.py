@@ -134,6 +134,27 @@ PRESETS: dict[str, MapperTraining] = {
         batch=32,
         precision="bf16",
     ),
+    # The other two mappers on the avatars: some minutes each, on pairs of latent and embedding alone.
+    "avatars-flow": MapperTraining(
+        mapper="flow",
+        samples=24576,
+        gap_settings={"sharpness": 40.0},
+        noise=Noise("unit", 0.3),
+        warmup_steps=8000,
+        warmup_lr=1e-3,
+        steps=0,
+    ),
+    "avatars-diffusion": MapperTraining(
+        mapper="diffusion",
+        mapper_settings={"width": 384, "blocks": 3},
+        samples=24576,
+        gap_settings={"sharpness": 40.0},
+        noise=Noise("unit", 0.3),
+        warmup_steps=12000,
+        warmup_lr=1e-3,
+        steps=0,
+        ema=0.999,
+    ),
     # CLIP2GAN. From the paper: W+, 12 layers without shortcuts, L2, L_div, Gaussian noise of variance 0.36 on
     # the feature, no remedy for the gap. Ours, as the paper leaves them open: the width, all weights, the
     # learning rate, batch and steps, mean 0 for the noise, and its unit (0.6 of an embedding's root mean
@@ -146,31 +167,31 @@ PRESETS: dict[str, MapperTraining] = {
         steps=20000,
         lr=1e-4,
     ),
-    # CLIP-Flow. From the abstract: Real-NVP with activation normalisation and invertible linear maps. Ours:
-    # all else, and likelihood as the objective.
+    # CLIP-Flow. From the abstract: Real-NVP with activation normalisation and invertible linear maps, texts
+    # fed in directly. Ours: all else, the likelihood of latents as the objective among it.
     "clip-flow": MapperTraining(
         mapper="flow",
-        samples=24576,
-        gap_settings={"sharpness": 40.0},
-        noise=Noise("unit", 0.3),
-        warmup_steps=8000,
-        warmup_batch=512,
-        warmup_lr=1e-3,
+        mapper_settings={"steps": 12, "width": 512, "condition": 512},
+        samples=131_072,
+        gap="none",
+        warmup_steps=100_000,
+        warmup_lr=5e-4,
         steps=0,
     ),
-    # clip2latent. From its code: W, z-scored latents, the embedding hidden from a fifth of the batch, unit
-    # noise on the embedding, guidance. Ours: a residual network in place of its transformer, the samplers,
-    # and weaker noise, as the remedy for the gap brings a text among the pictures.
+    # clip2latent. From its code: W, z-scored latents, unit noise of the embedding's own length, the embedding
+    # hidden from a fifth of a batch, guidance 2, batches of 512 at 1e-4, no remedy for the gap. Ours: a
+    # residual network in place of a transformer, and how many samples and steps.
     "clip2latent": MapperTraining(
         mapper="diffusion",
-        samples=24576,
-        gap_settings={"sharpness": 40.0},
-        noise=Noise("unit", 0.3),
-        warmup_steps=12000,
+        mapper_settings={"width": 1024, "blocks": 6, "guidance": 2.0},
+        samples=131_072,
+        gap="none",
+        noise=Noise("unit", 1.0),
+        warmup_steps=200_000,
         warmup_batch=512,
-        warmup_lr=1e-3,
+        warmup_lr=1e-4,
         steps=0,
-        ema=0.999,
+        ema=0.9999,
     ),
 }
 
