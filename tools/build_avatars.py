@@ -1,6 +1,6 @@
 """Build the embedded avatars model from what the trainings left.
 
-    python -m tools.build_avatars --mapper runs/mapper/bundle --mapper runs/flow/bundle --measured measured.json
+    python -m tools.build_avatars --mapper runs/mapper/bundle --mapper runs/flow/bundle --measured FILE
 
 takes the bundles that `clip2gan train-mapper` wrote, stores the weights in 16 bit, and writes the model card
 with the licences and, where given, the figures of `tools.measure_avatars`. The first bundle gives generator,
@@ -24,7 +24,6 @@ from clip2gan.bundle import (
     read_config,
     write_bundle,
 )
-from clip2gan.clip import ClipEncoder
 from clip2gan.data.samples import weights_fingerprint
 from stylegan2.files import save_tensors
 from stylegan2.runs import RunFolder
@@ -60,13 +59,10 @@ def load_all(source: str) -> list[Bundle]:
 
 def check_parts(bundle: Bundle, other: Bundle) -> None:
     """Raises ValueError if `other` has another generator or CLIP, to which its mapper would not fit."""
-    for name in ("generator", "clip"):
-        mine, its = (
-            weights_fingerprint(part.model if isinstance(part, ClipEncoder) else part)
-            for part in (getattr(bundle, name), getattr(other, name))
-        )
-        if mine != its:
-            raise ValueError(f"{other.path}: its {name} is not that of {bundle.path}; train both with one")
+    if weights_fingerprint(bundle.generator) != weights_fingerprint(other.generator):
+        raise ValueError(f"{other.path}: its generator is not that of {bundle.path}; train both with one")
+    if bundle.clip.fingerprint() != other.clip.fingerprint():
+        raise ValueError(f"{other.path}: its CLIP is not that of {bundle.path}; train both with one")
 
 
 @click.command(help=__doc__)
