@@ -3,11 +3,15 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Run, make_generator
 from PIL import Image
 from torch import nn
@@ -19,6 +23,7 @@ from clip2gan.mappers import load_mapper
 from clip2gan.pipeline import load
 from clip2gan.settings import override
 from clip2gan.training.mapper import PRESETS, LossWeights, MapperTraining, learning_rate, train_mapper
+from clip2gan.training.processes import Processes
 from stylegan2 import save_generator
 from stylegan2.runs import RunFolder
 
@@ -264,3 +269,44 @@ def test_mistakes(
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+# ---- several processes
+
+
+def test_two_processes_train_as_one(arguments: list[object], tmp_path: Path):
+    """The same losses step by step, up to rounding, from the same command under a launcher."""
+    arguments[arguments.index("--batch") + 1] = 4
+    arguments += ["--gap", "knn", "--set", "gap_settings.nearest=5", "--set", "noise.scale=0.3"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    figures = {}
+    for name, launch in (("one", []), ("two", launcher)):
+        words = [str(word) for word in arguments]
+        words[words.index("--out") + 1] = str(tmp_path / name)
+        subprocess.run(
+            [sys.executable, *launch, "-m", "clip2gan", *words],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        figures[name] = [
+            {key: value for key, value in line.items() if key != "seconds"} for line in log(tmp_path / name)
+        ]
+        assert load_mapper(tmp_path / name / MAPPER).kind == "mlp"
+    assert len(figures["one"]) == len(figures["two"]) > 0
+    for one, two in zip(figures["one"], figures["two"], strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    ws = [load_mapper(tmp_path / name / MAPPER)(torch.eye(16)[:2]) for name in ("one", "two")]
+    torch.testing.assert_close(*ws, rtol=1e-3, atol=1e-3)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch):
+    processes = Processes(torch.device("cpu"))
+    assert processes.rows([3, 2]).tolist() == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(processes, "count", 2)
+    monkeypatch.setattr(processes, "index", 1)
+    assert processes.rows([4, 2]).tolist() == [1, 3, 5]
+    with pytest.raises(
+        ValueError, match=r"a batch of 4 \+ 3 cannot be shared by 2 processes; change --batch"
+    ):
+        processes.rows([4, 3])

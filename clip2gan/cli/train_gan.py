@@ -35,7 +35,7 @@ PRESETS = {
         "mapping_layers": 8,
         "batch": 8,
         "autoencoder_images": 200_000,
-        "mapping_steps": 9_000,
+        "mapping_steps": 12_000,
         "adversarial_images": 8_000,
         "adversarial_lr": 5e-4,
         "autoencoder_weight": 10.0,

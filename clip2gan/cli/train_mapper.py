@@ -17,8 +17,9 @@ Example:
     clip2gan train-mapper --generator runs/gan/generator.safetensors --clip ViT-B-16:laion2b_s34b_b88k
     --data sampled --data pictures.zip --out runs/mapper
 
-The same command goes on where it was stopped. The folder holds config.json, log.jsonl, checkpoints/, samples/
-(previews), cache/ (embeddings) and in the end bundle/, which every --model takes. No captions are used.
+The same command goes on where it was stopped; under torchrun or accelerate launch, processes share a batch.
+The folder holds config.json, log.jsonl, checkpoints/, samples/ (previews), cache/ (embeddings) and in the end
+bundle/, which every --model takes. No captions are used.
 """
 
 
@@ -115,10 +116,12 @@ def command(
     from clip2gan.data.pictures import open_pictures
     from clip2gan.data.samples import plain_prompts, weights_fingerprint
     from clip2gan.training.mapper import SAMPLED, train_mapper, untrained_mapper
+    from clip2gan.training.processes import Processes
     from stylegan2 import load_generator
     from stylegan2.runs import RunFolder
 
-    where = resolve_device(device)
+    processes = Processes(resolve_device(device))
+    where = processes.device
     plain_prompts(config.prompts)
     generator = load_generator(generator_file, where)
     clip = ClipEncoder.load(clip_spec, where)
@@ -134,14 +137,17 @@ def command(
         "pictures": [len(source) for source in pictures],
         **config.flat(),
     }
+    tell = click.echo if processes.is_first else lambda line: None
     for name, value in settings.items():
-        click.echo(f"{name}: {value}")
+        tell(f"{name}: {value}")
     parameters = sum(parameter.numel() for parameter in mapper.parameters())
-    click.echo(f"a mapper of {parameters:,} parameters, trained on {where}")
+    tell(f"a mapper of {parameters:,} parameters, trained on {processes.count} x {where}")
     if dry_run:
         return
-    bundle = train_mapper(config, generator, clip, pictures, RunFolder.open(out, settings))
-    click.echo(f"wrote {bundle}")
+    with processes.first_before_others():
+        run = RunFolder.open(out, settings)
+    bundle = train_mapper(config, generator, clip, pictures, run)
+    tell(f"wrote {bundle}")
 
 
 def _default_preset(generator_source: str, kind: str | None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,15 @@ SHARD = 1024  # rows of a shard
 BATCH_PIXELS = 2**18  # pixels of the pictures that are in memory at once
 
 
+class Sharing(Protocol):
+    """Processes that share the work; `clip2gan.training.processes.Processes` is one."""
+
+    index: int
+    count: int
+
+    def wait(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Samples:
     """Latents w [N, w_dim] drawn from the generator, and the embeddings [N, D] of the pictures they give."""
@@ -33,7 +42,14 @@ class Samples:
     embeddings: Tensor
 
 
-def draw_samples(generator: Generator, clip: ClipEncoder, count: int, seed: int, folder: Path) -> Samples:
+def draw_samples(
+    generator: Generator,
+    clip: ClipEncoder,
+    count: int,
+    seed: int,
+    folder: Path,
+    processes: Sharing | None = None,
+) -> Samples:
     """Draw `count` pictures (psi 1, constant noise) and embed them, or read from `folder` what is there.
 
     Sample i depends on `seed` and i only. Raises ValueError when the generator needs labels.
@@ -51,11 +67,13 @@ def draw_samples(generator: Generator, clip: ClipEncoder, count: int, seed: int,
         )
         return {"w": w, "embeddings": torch.cat([clip.encode_images(part) for part in pictures])}
 
-    tensors = _shards(folder, count, made_from, make, "drawing samples")
+    tensors = _shards(folder, count, made_from, make, "drawing samples", processes)
     return Samples(tensors["w"], tensors["embeddings"])
 
 
-def embed_pictures(pictures: Pictures, clip: ClipEncoder, folder: Path) -> Tensor:
+def embed_pictures(
+    pictures: Pictures, clip: ClipEncoder, folder: Path, processes: Sharing | None = None
+) -> Tensor:
     """Embeddings [len(pictures), D], or what is in `folder` of them."""
     names = hashlib.sha256("\n".join(pictures.names).encode()).hexdigest()
     made_from = {"pictures": names, "resolution": pictures.resolution, "clip": clip.fingerprint()}
@@ -65,7 +83,7 @@ def embed_pictures(pictures: Pictures, clip: ClipEncoder, folder: Path) -> Tenso
         images = (to_floats(pictures.batch(part)).to(clip.device) for part in parts)
         return {"embeddings": torch.cat([clip.encode_images(part) for part in images])}
 
-    return _shards(folder, len(pictures), made_from, make, "embedding pictures")["embeddings"]
+    return _shards(folder, len(pictures), made_from, make, "embedding pictures", processes)["embeddings"]
 
 
 def to_floats(pictures: Tensor) -> Tensor:
@@ -110,18 +128,29 @@ def _shards(
     made_from: Mapping[str, Any],
     make: Callable[[int, int], dict[str, Tensor]],
     description: str,
+    processes: Sharing | None,
 ) -> dict[str, Tensor]:
-    """The tensors of rows 0 to `count`: from shards in `folder`, or made by `make(start, stop)`."""
-    shards = []
-    for start in tqdm(range(0, count, SHARD), description, disable=None, leave=False, delay=1):
+    """The tensors of rows 0 to `count`: from shards in `folder`, or made by `make(start, stop)`.
+
+    Of several processes each makes its share of what is missing, and all read the rest.
+    """
+
+    def shard(start: int) -> dict[str, Tensor]:
         stop = min(start + SHARD, count)
         path = folder / f"{start // SHARD:05d}.safetensors"
         header = {**made_from, "rows": [start, stop]}
-        shard = _read_shard(path, header)
-        if shard is None:
-            shard = {name: tensor.float().cpu() for name, tensor in make(start, stop).items()}
-            save_tensors(path, shard, header)
-        shards.append(shard)
+        found = _read_shard(path, header)
+        if found is None:
+            found = {name: tensor.float().cpu() for name, tensor in make(start, stop).items()}
+            save_tensors(path, found, header)
+        return found
+
+    starts = range(0, count, SHARD)
+    if processes is not None and processes.count > 1:
+        for start in starts[processes.index :: processes.count]:
+            shard(start)
+        processes.wait()
+    shards = [shard(start) for start in tqdm(starts, description, disable=None, leave=False, delay=1)]
     return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from clip2gan.mappers.base import Mapper, MapperConfig, row_noise
 
+STARTING_SAMPLES = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig(MapperConfig):
@@ -53,22 +55,20 @@ class FlowConfig(MapperConfig):
 
 
 class ActNorm(nn.Module):
-    """y = (x + bias) * exp(log_scale); the first batch it sees sets y to zero mean and unit variance."""
-
-    initialised: Tensor
+    """y = (x + bias) * exp(log_scale)."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(dim))
         self.log_scale = nn.Parameter(torch.zeros(dim))
-        self.register_buffer("initialised", torch.tensor(False))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Start where y has zero mean and unit variance."""
+        self.bias.copy_(-x.mean(0))
+        self.log_scale.copy_(-x.std(0, correction=0).clamp(min=1e-3).log())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.training and not self.initialised:
-            with torch.no_grad():
-                self.bias.copy_(-x.mean(0))
-                self.log_scale.copy_(-x.std(0, correction=0).clamp(min=1e-3).log())
-                self.initialised.fill_(True)
         return (x + self.bias) * self.log_scale.exp(), self.log_scale.sum()
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -194,6 +194,17 @@ class FlowMapper(Mapper):
             last = step.coupling.net[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
+
+    @torch.no_grad()
+    def fit_statistics(self, embeddings: Tensor, w: Tensor) -> None:
+        """As every mapper does; the activation normalisations start from the same samples."""
+        super().fit_statistics(embeddings, w)
+        e, x = embeddings[:STARTING_SAMPLES], self.standardise_w(w[:STARTING_SAMPLES])
+        c = self._condition(e)
+        for step in self.steps:
+            assert isinstance(step, FlowStep)
+            step.norm.fit(x)
+            x, _ = step(x, c)
 
     def forward(self, e: Tensor) -> Tensor:
         """The latent of zero noise, near the most likely one; or of e itself for the direct reading."""

@@ -33,6 +33,7 @@ from clip2gan.losses import cosine_distance, diversity_ratio, feature_distance, 
 from clip2gan.mappers import Mapper, new_mapper
 from clip2gan.pipeline import to_picture
 from clip2gan.settings import flatten
+from clip2gan.training.processes import Processes
 from stylegan2 import Generator
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
 
@@ -224,10 +225,12 @@ def train_mapper(
     if generator.config.c_dim:
         raise ValueError("the generator needs labels; a mapper can be trained for an unconditional one only")
     device = clip.device
-    samples = draw_samples(generator, clip, config.samples, config.seed, run.path / "cache" / SAMPLED)
+    processes = Processes(device)
+    cache = run.path / "cache"
+    samples = draw_samples(generator, clip, config.samples, config.seed, cache / SAMPLED, processes)
     prompts = plain_prompts(config.prompts)
     chosen = prompts[:: -(-len(prompts) // PREVIEW_PROMPTS)]
-    gap = _fit_gap(config, clip, samples, pictures, prompts=prompts, cache=run.path / "cache")
+    gap = _fit_gap(config, clip, samples, pictures, prompts=prompts, cache=cache, processes=processes)
 
     mapper = untrained_mapper(config, generator, clip)
     mapper.fit_statistics(gap.from_image(samples.embeddings), samples.w)
@@ -242,7 +245,7 @@ def train_mapper(
         unpack(tensors, mapper=mapper, average=average, optimizer=optimizer)
 
     total = config.warmup_steps + config.steps
-    step_losses = _StepLosses(config, generator, clip, pictures, samples, gap, mapper)
+    step_losses = _StepLosses(config, generator, clip, pictures, samples, gap, mapper, processes)
     figures = _Means()
     saved = time.monotonic()
     for step in tqdm(range(first, total), "training", total, initial=first, disable=None, leave=False):
@@ -251,20 +254,23 @@ def train_mapper(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         terms = step_losses(step)
-        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
-        if not math.isfinite(loss.item()):
-            bad = [name for name, (_, value) in terms.items() if not math.isfinite(value.item())]
+        values = processes.average([value.detach() for _, value in terms.values()])
+        if bad := [name for name, value in zip(terms, values, strict=True) if not value.isfinite()]:
             raise ValueError(f"step {step}: the loss {', '.join(bad)} is not finite; try a lower --lr")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.stack([weight * value for weight, value in terms.values()]).sum().backward()
         gradients = [parameter.grad for parameter in mapper.parameters() if parameter.grad is not None]
+        for gradient, mean in zip(gradients, processes.average(gradients), strict=True):
+            gradient.copy_(mean)
         if not torch.nn.utils.get_total_norm(gradients).isfinite():
             raise ValueError(f"step {step}: the gradient is not finite; try a lower --lr")
         optimizer.step()
         _move_average(average, mapper, min(config.ema, (1 + step) / (10 + step)))
 
         done = step + 1
-        figures.add({name: value.item() for name, (_, value) in terms.items()})
+        if not processes.is_first:
+            continue
+        figures.add({name: value.item() for name, value in zip(terms, values, strict=True)})
         if done % (50 if step >= config.warmup_steps else 500) == 0 or done == total:
             run.log(done, **figures.pop(), lr=learning_rate(config, step))
         if done % max(1, total // PREVIEWS) == 0 or done == total:
@@ -275,6 +281,8 @@ def train_mapper(
             saved = time.monotonic()
 
     bundle = run.path / "bundle"
+    if not processes.is_first:
+        return bundle
     info = BundleInfo(name=run.path.name, description=f"Trained by clip2gan train-mapper for {total} steps.")
     write_bundle(bundle, generator, clip, {config.mapper: average}, gap, info=info)
     return bundle
@@ -317,11 +325,15 @@ def learning_rate(config: MapperTraining, step: int) -> float:
 
 @dataclass
 class _Batch:
-    """Pictures [N, 3, R, R], their embeddings [N, D], and the latents w [K, w_dim] of the first K."""
+    """Pictures [N, 3, R, R], their embeddings [N, D], and the latents w [K, w_dim] of the first K.
+
+    They are the rows [N] of the batch that all processes work on.
+    """
 
     images: Tensor
     embeddings: Tensor
     w: Tensor
+    rows: Tensor
 
 
 @dataclass
@@ -335,6 +347,7 @@ class _StepLosses:
     samples: Samples
     gap: Gap
     mapper: Mapper
+    processes: Processes
 
     def __call__(self, step: int) -> dict[str, tuple[float, Tensor]]:
         random = step_generator(self.config.seed, step)
@@ -343,13 +356,14 @@ class _StepLosses:
 
     def _warmup(self, random: torch.Generator) -> dict[str, tuple[float, Tensor]]:
         rows = torch.randint(len(self.samples.w), (self.config.warmup_batch,), generator=random)
-        e = self.gap.train(self.samples.embeddings[rows], random).to(self.clip.device)
-        return {"latent": (1.0, self.mapper.loss(e, self.samples.w[rows].to(e), random))}
+        mine = self.processes.rows([len(rows)])
+        e = self.gap.train(self.samples.embeddings[rows], random)[mine].to(self.clip.device)
+        return {"latent": (1.0, self.mapper.loss(e, self.samples.w[rows[mine]].to(e), random))}
 
     def _reconstruction(self, random: torch.Generator) -> dict[str, tuple[float, Tensor]]:
         weights = self.config.weights
         batch = self._draw(random)
-        e = self.gap.train(batch.embeddings, random)
+        e = self._noisy(batch, random)
         images = self.generator.synthesis(self.mapper(e), noise_mode="const")
 
         terms: dict[str, tuple[float, Tensor]] = {}
@@ -370,31 +384,40 @@ class _StepLosses:
         if weights.latent and len(batch.w):
             terms["latent"] = weights.latent, self.mapper.loss(e[: len(batch.w)], batch.w, random)
         if weights.diversity:
-            e_near = self.gap.train(batch.embeddings, random)
+            e_near = self._noisy(batch, random)
             images_near = self.generator.synthesis(self.mapper(e_near), noise_mode="const")
             terms["diversity"] = weights.diversity, diversity_ratio(e, e_near, images, images_near)
         return terms
 
+    def _noisy(self, batch: _Batch, random: torch.Generator) -> Tensor:
+        """What the mapper is given for the batch, by random numbers for all processes' rows."""
+        everyones = batch.embeddings.new_zeros(self.config.batch, batch.embeddings.shape[1])
+        everyones[batch.rows] = batch.embeddings
+        return self.gap.train(everyones, random)[batch.rows]
+
     @torch.no_grad()
     def _draw(self, random: torch.Generator) -> _Batch:
-        """A batch, in equal parts from all sources, those with known latents first."""
+        """This process's rows of a batch, in equal parts from all sources, those with known latents first."""
         device, sources = self.clip.device, list(self.pictures)
         known = self.config.data.count(SAMPLED)
         total = known + len(sources)
         bounds = [self.config.batch * part // total for part in range(total + 1)]
+        sizes = [stop - start for start, stop in pairwise(bounds[known:])]
+        if known:
+            sizes = [bounds[known], *sizes]
 
         images = []
         w = torch.empty(0, self.generator.config.w_dim, device=device)
         if known:
-            z = torch.randn(bounds[known], self.generator.config.z_dim, generator=random).to(device)
-            ws = self.generator.mapping(z)
+            z = torch.randn(bounds[known], self.generator.config.z_dim, generator=random)
+            ws = self.generator.mapping(z[self.processes.rows([len(z)])].to(device))
             w = ws[:, 0]
             images.append(self.generator.synthesis(ws, noise_mode="const"))
-        for source, (start, stop) in zip(sources, pairwise(bounds[known:]), strict=True):
-            rows = torch.randint(len(source), (stop - start,), generator=random)
-            images.append(to_floats(source.batch(rows)).to(device))
+        for source, size in zip(sources, sizes[bool(known) :], strict=True):
+            chosen = torch.randint(len(source), (size,), generator=random)
+            images.append(to_floats(source.batch(chosen[self.processes.rows([size])])).to(device))
         all_images = torch.cat(images)
-        return _Batch(all_images, self.clip.encode_images(all_images), w)
+        return _Batch(all_images, self.clip.encode_images(all_images), w, self.processes.rows(sizes))
 
 
 class _Means:
@@ -425,10 +448,14 @@ def _fit_gap(
     *,
     prompts: Sequence[str],
     cache: Path,
+    processes: Processes,
 ) -> Gap:
     """The gap between all sources' pictures, in random order, and the plain prompts."""
     parts = [samples.embeddings] if SAMPLED in config.data else []
-    parts += [embed_pictures(source, clip, cache / f"pictures-{i}") for i, source in enumerate(pictures)]
+    parts += [
+        embed_pictures(source, clip, cache / f"pictures-{index}", processes)
+        for index, source in enumerate(pictures)
+    ]
     embeddings = torch.cat(parts)
     order = torch.randperm(len(embeddings), generator=step_generator(config.seed, -(2**41)))
     gap = fit_gap(config.gap, embeddings[order], clip.encode_texts(list(prompts)), config.noise)

@@ -34,11 +34,11 @@ from stylegan2.training.preview import save_grid
 
 PREVIEW_PICTURES = 32
 MAPPING_BATCH = 512
-FLOW_SHARE = 1 / 3  # of the mapping phase
+FLOW_SHARE = 0.25  # of the mapping phase
 FLOW_LR = 1e-3
 # The mapping network's stored weights are 100 times what is used, so its steps must be as much longer.
-MAPPING_LR = 0.3
-MAPPING_PAIRS = 60_000
+MAPPING_LR = 2.0
+MAPPING_PAIRS = 150_000
 
 
 class Pictures(Protocol):
