@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stylegan2 import frozen
 from stylegan2.files import load_tensors, load_weights, save_tensors
 from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
 from stylegan2.ops import bias_act, setup_filter
@@ -158,6 +159,7 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         channels = config.channels(resolution)
         self.is_half = config.uses_half(resolution)
+        self.half_type: torch.dtype | None = None
         self.is_first = resolution == 4
         if self.is_first:
             self.const = nn.Parameter(torch.randn(channels, 4, 4))
@@ -167,11 +169,15 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGBLayer(config, channels)
         self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
 
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """What this resolution computes in."""
+        return (self.half_type or half_dtype(device)) if self.is_half else torch.float32
+
     def forward(
         self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: NoiseMode
     ) -> tuple[Tensor, Tensor]:
         """ws [N, 2 or 3, w_dim]: one a convolution, one for RGB; returns features and the picture so far."""
-        dtype = half_dtype(ws.device) if self.is_half else torch.float32
+        dtype = self.dtype(ws.device)
         convs = iter(ws.unbind(dim=1))
         if x is None:
             x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
@@ -197,6 +203,7 @@ class SynthesisNetwork(nn.Module):
         self.block_resolutions = config.block_resolutions
         for resolution in self.block_resolutions:
             setattr(self, f"b{resolution}", SynthesisBlock(config, resolution))
+        self.prepared: tuple[list, list[frozen.Block]] | None = None  # see frozen.prepared
 
     def forward(self, ws: Tensor, noise_mode: NoiseMode = "const") -> Tensor:
         """ws [N, num_ws, w_dim] -> pictures [N, img_channels, R, R], float32, about [-1, 1].
@@ -208,6 +215,8 @@ class SynthesisNetwork(nn.Module):
         if noise_mode not in ("const", "random", "none"):
             raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
         ws = ws.to(torch.float32)
+        if frozen.can_run(self, ws):
+            return frozen.synthesize(self, ws, noise_mode)
         x = image = None
         first = 0
         for resolution in self.block_resolutions:
@@ -277,6 +286,25 @@ def truncate(
         return ws
     cut = ws.shape[1] if truncation_cutoff is None else truncation_cutoff
     return torch.cat([w_avg.lerp(ws[:, :cut], truncation_psi), ws[:, cut:]], dim=1)
+
+
+def set_precision(generator: Generator, precision: str) -> None:
+    """Have the synthesis network compute in "fp32", in "bf16" or "fp16" from 8 px up, or ("auto") as it was
+    trained on a GPU and in float32 on anything else.
+
+    Raises ValueError for another name.
+    """
+    types = {"auto": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in types:
+        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(types)}")
+    synthesis = generator.synthesis
+    for resolution in synthesis.block_resolutions:
+        block = getattr(synthesis, f"b{resolution}")
+        block.half_type = types[precision]
+        if precision == "auto":
+            block.is_half = generator.config.uses_half(resolution) and block.conv1.weight.is_cuda
+        else:
+            block.is_half = precision != "fp32" and resolution >= 8
 
 
 def save_generator(generator: Generator, path: str | Path) -> None:
