@@ -296,7 +296,8 @@ class _Modulated(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        (dy,) = grads
         layer, noise = ctx.layer, ctx.noise
         x, styles, gain, y = ctx.saved_tensors
         dx = _empty(*x.shape, x) if ctx.needs_input_grad[0] else None

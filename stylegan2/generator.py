@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from stylegan2 import frozen
 from stylegan2.files import load_tensors, load_weights, save_tensors
 from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
-from stylegan2.ops import bias_act, setup_filter
+from stylegan2.ops import bias_act, epilogue, setup_filter
 from stylegan2.ops.resample import blur_after_upsampling, upsample2d
 
 NoiseMode = Literal["const", "random", "none"]
@@ -124,13 +124,16 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode) -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w), self.resample_filter if self.up == 2 else None)
+        x, demodulation = modulated_conv2d(
+            x, self.weight, self.affine(w), self.resample_filter if self.up == 2 else None
+        )
+        noise = None
         if noise_mode == "const":
-            x = x + (self.noise_const * self.noise_strength).to(x.dtype)
+            noise = self.noise_const[None, None] * self.noise_strength
         elif noise_mode == "random":
-            noise = torch.randn([x.shape[0], 1, *x.shape[2:]], device=x.device)
-            x = x + (noise * self.noise_strength).to(x.dtype)
-        return bias_act(x, self.bias, act="lrelu", clamp=self.conv_clamp and self.conv_clamp * math.sqrt(2))
+            noise = torch.randn([x.shape[0], 1, *x.shape[2:]], device=x.device) * self.noise_strength
+        clamp = self.conv_clamp and self.conv_clamp * math.sqrt(2)
+        return epilogue(x, demodulation, noise, self.bias, clamp=clamp)
 
 
 class ToRGBLayer(nn.Module):
@@ -255,12 +258,15 @@ class Generator(nn.Module):
         return self.synthesis(ws, noise_mode=noise_mode)
 
 
-def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, up_filter: Tensor | None = None) -> Tensor:
-    """3x3 convolution with weights w'[n,o,i,k] = w[o,i,k] s[n,i] / sqrt(sum_ik (w s)^2 + 1e-8).
+def modulated_conv2d(
+    x: Tensor, weight: Tensor, styles: Tensor, up_filter: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """3x3 convolution with weights w'[n,o,i,k] = w[o,i,k] s[n,i] / sqrt(sum_ik (w s)^2 + 1e-8), in two factors.
 
-    x [N, I, H, W], weight [O, I, 3, 3], styles [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] by a transposed
-    convolution and `up_filter`. Equations 1 and 3 of the StyleGAN2 paper, computed by scaling what goes in
-    (by s) and what comes out (by the demodulation) instead of the weights, which would differ by picture.
+    x [N, I, H, W], weight [O, I, 3, 3], styles [N, I] -> y [N, O, H, W], or [N, O, 2H, 2W] by a transposed
+    convolution and `up_filter`; and the demodulation [N, O] by which y is still to be multiplied (`epilogue`
+    does). Equations 1 and 3 of the StyleGAN2 paper, computed by scaling what goes in (by s) and what comes out
+    instead of the weights, which would differ by picture.
     """
     demodulation = (styles.square() @ weight.square().sum(dim=[2, 3]).T + 1e-8).rsqrt()
     if x.dtype == torch.float16:
@@ -275,7 +281,7 @@ def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, up_filter: Tenso
         x = F.conv2d(x, weight, padding=1)
     else:
         x = blur_after_upsampling(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), up_filter)
-    return x * demodulation.to(x.dtype)[:, :, None, None]
+    return x, demodulation
 
 
 def truncate(
