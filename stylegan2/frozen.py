@@ -2,12 +2,12 @@
 
 The modules of generator.py define what is computed; here only the order differs.
 
-- Work is cut into tiles, some rows of one picture or some pictures, whose intermediate values stay in the
-  caches. Where no gradient is asked for, a block's convolutions, their epilogues and its RGB layer run tile by
-  tile, and only what the next block reads is written out: the page faults of fresh memory cost more than the
+- Work is cut into tiles, rows of one picture or whole pictures, whose intermediate values stay in the
+  caches. Where no gradient is asked for, a block's convolutions, epilogues and RGB layer run tile by tile,
+  and only what the next block reads is written out: the page faults of fresh memory cost more than the
   arithmetic of the layers that have few channels.
-- Styles and demodulation scale the weights or the activations, whichever are fewer. The gain of the leaky ReLU,
-  a homogeneous function, goes with them, into bias and into noise.
+- Styles and demodulation scale the weights or the activations, whichever are fewer. The gain of the leaky
+  ReLU, a homogeneous function, goes with them, into bias and into noise.
 - Activations are channels_last, which convolutions on a CPU take without reordering.
 - Gradients flow to `ws` alone, and of a layer only its input and its output are kept for them: the sign of
   the output tells the slope of the leaky ReLU, and sums over it give the demodulation's gradient.
@@ -28,7 +28,7 @@ from stylegan2.ops.resample import upsample2d
 if TYPE_CHECKING:
     from stylegan2.generator import NoiseMode, SynthesisBlock, SynthesisLayer, SynthesisNetwork
 
-TILE_BYTES = 2**22  # of a layer's output
+TILE_BYTES = 2**23  # of a layer's output
 SLOPE, GAIN = ACTIVATIONS["lrelu"].alpha, ACTIVATIONS["lrelu"].gain
 
 
@@ -36,9 +36,9 @@ SLOPE, GAIN = ACTIVATIONS["lrelu"].alpha, ACTIVATIONS["lrelu"].gain
 class Layer:
     """A SynthesisLayer, ready to run.
 
-    weight: [O, I, 3, 3], or [I, O, 3, 3] of an upsampling layer, float32, channels_last. cast: the same in the
-    block's type. power: [O, I], squared weights summed over the kernel. bias: [O] and noise: [1, 1, R, R] are
-    times GAIN; noise is None where it has no strength. blur: [O, 1, 4, 4] of an upsampling layer, else None.
+    weight: [O, I, 3, 3], or [I, O, 3, 3] of an upsampling layer, float32, channels_last. cast: the same in
+    the block's type. power: [O, I], squared weights summed over the kernel. bias: [O] and noise: [1, 1, R, R]
+    are times GAIN; noise is None where it has no strength. blur: [O, 1, 4, 4] where `up` is 2, else None.
     """
 
     affine: nn.Module
@@ -137,7 +137,7 @@ class BoundLayer:
 
 
 def bind(layer: Layer, styles: Tensor, gain: Tensor, noise: Tensor | None, pictures: slice) -> BoundLayer:
-    """The layer for these `pictures` of a batch with styles [N, I], gain [N, O] and noise [1 or N, 1, R, R]."""
+    """The layer for some `pictures` of a batch: styles [N, I], gain [N, O], noise [1 or N, 1, R, R]."""
     styles, gain = styles[pictures], gain[pictures]
     if noise is not None and len(noise) > 1:
         noise = noise[pictures]
@@ -147,10 +147,14 @@ def bind(layer: Layer, styles: Tensor, gain: Tensor, noise: Tensor | None, pictu
 
 
 def can_run(synthesis: "SynthesisNetwork", ws: Tensor) -> bool:
-    """Whether `synthesize` applies: frozen float32 weights, on a CPU, and nothing that traces operations."""
+    """Whether `synthesize` applies: frozen float32 weights, on a CPU, and nothing that traces operations.
+
+    float16 is left to the modules, which keep its sums in range.
+    """
     return (
         ws.device.type == "cpu"
         and not torch.compiler.is_compiling()
+        and torch.float16 not in _types(synthesis)
         and all(
             p.device.type == "cpu" and p.dtype == torch.float32 and not p.requires_grad
             for p in synthesis.parameters()
@@ -160,22 +164,32 @@ def can_run(synthesis: "SynthesisNetwork", ws: Tensor) -> bool:
 
 def synthesize(synthesis: "SynthesisNetwork", ws: Tensor, noise_mode: "NoiseMode") -> Tensor:
     """ws [N, num_ws, w_dim] -> pictures [N, img_channels, R, R], float32; differentiable once, in ws."""
-    autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    blocks = prepared(synthesis)
     with torch.autocast("cpu", enabled=False):
-        return _synthesize(prepared(synthesis, autocast), ws, noise_mode)
+        return _synthesize(blocks, ws, noise_mode)
 
 
-def prepared(synthesis: "SynthesisNetwork", autocast: torch.dtype | None = None) -> list[Block]:
+def prepared(synthesis: "SynthesisNetwork") -> list[Block]:
     """The network's blocks, ready to run; made anew only when a weight or a type has changed."""
     tensors = [*synthesis.parameters(), *synthesis.buffers()]
-    blocks = [getattr(synthesis, f"b{resolution}") for resolution in synthesis.block_resolutions]
-    types = [autocast or block.dtype(torch.device("cpu")) for block in blocks]
+    blocks, types = _blocks(synthesis), _types(synthesis)
     state = [types, [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]]
     if synthesis.prepared is None or synthesis.prepared[0] != state:
         with torch.no_grad():
             ready = [_prepare_block(block, dtype) for block, dtype in zip(blocks, types, strict=True)]
         synthesis.prepared = state, ready
     return synthesis.prepared[1]
+
+
+def _blocks(synthesis: "SynthesisNetwork") -> "list[SynthesisBlock]":
+    return [getattr(synthesis, f"b{resolution}") for resolution in synthesis.block_resolutions]
+
+
+def _types(synthesis: "SynthesisNetwork") -> list[torch.dtype]:
+    """What each block computes in: autocast's type inside torch.autocast."""
+    if torch.is_autocast_enabled("cpu"):
+        return [torch.get_autocast_dtype("cpu") for _ in synthesis.block_resolutions]
+    return [block.dtype(torch.device("cpu")) for block in _blocks(synthesis)]
 
 
 def _prepare_block(block: "SynthesisBlock", dtype: torch.dtype) -> Block:
@@ -306,10 +320,8 @@ class _Modulated(torch.autograd.Function):
         up, height = layer.up, x.shape[2]
         for pictures, ranges in _tiles(len(x), height, dy.shape[1] * up * dy.shape[3] * dy.itemsize):
             after = gain[pictures]
-            if few := layer.has_few_weights(len(after)):
-                kernel = layer.scaled(after)
-            else:
-                kernel = layer.cast
+            few = layer.has_few_weights(len(after))
+            kernel = layer.scaled(after) if few else layer.cast
             before, after = _per_channel(styles[pictures], layer), _per_channel(after, layer)
             for first, last in ranges:
                 low, high = _output_rows(up, first, last)

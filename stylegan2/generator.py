@@ -261,12 +261,12 @@ class Generator(nn.Module):
 def modulated_conv2d(
     x: Tensor, weight: Tensor, styles: Tensor, up_filter: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """3x3 convolution with weights w'[n,o,i,k] = w[o,i,k] s[n,i] / sqrt(sum_ik (w s)^2 + 1e-8), in two factors.
+    """3x3 convolution with weights w'[n,o,i,k] = w[o,i,k] s[n,i] / sqrt(sum_ik (w s)^2 + 1e-8), in two parts.
 
     x [N, I, H, W], weight [O, I, 3, 3], styles [N, I] -> y [N, O, H, W], or [N, O, 2H, 2W] by a transposed
     convolution and `up_filter`; and the demodulation [N, O] by which y is still to be multiplied (`epilogue`
-    does). Equations 1 and 3 of the StyleGAN2 paper, computed by scaling what goes in (by s) and what comes out
-    instead of the weights, which would differ by picture.
+    does). Equations 1 and 3 of the StyleGAN2 paper, computed by scaling what goes in (by s) and what comes
+    out instead of the weights, which would differ by picture.
     """
     demodulation = (styles.square() @ weight.square().sum(dim=[2, 3]).T + 1e-8).rsqrt()
     if x.dtype == torch.float16:
@@ -298,11 +298,13 @@ def set_precision(generator: Generator, precision: str) -> None:
     """Have the synthesis network compute in "fp32", in "bf16" or "fp16" from 8 px up, or ("auto") as it was
     trained on a GPU and in float32 on anything else.
 
-    Raises ValueError for another name.
+    Raises ValueError for another name, and for fp16 on a CPU.
     """
     types = {"auto": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in types:
         raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(types)}")
+    if precision == "fp16" and generator.mapping.w_avg.device.type == "cpu":
+        raise ValueError("fp16 needs a GPU; on a CPU choose bf16 or fp32")
     synthesis = generator.synthesis
     for resolution in synthesis.block_resolutions:
         block = getattr(synthesis, f"b{resolution}")

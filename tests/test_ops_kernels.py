@@ -1,4 +1,4 @@
-"""csrc/ built by a C++ compiler, and the registered operations, against reference.py and reference tensors."""
+"""csrc/ built by a C++ compiler, and the registered operations, against reference.py and reference data."""
 
 import json
 import shutil
@@ -17,7 +17,6 @@ from stylegan2.ops.kernels import Kernels
 
 DATA = Path(__file__).parent / "data" / "ops.safetensors"
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-ARCHITECTURES = ["75", "80", "86", "89", "90"]
 
 dtypes = st.sampled_from(list(TOLERANCE))
 small = st.integers(0, 3)
@@ -64,8 +63,10 @@ def resamplings(draw: st.DrawFn) -> dict:
 def fits(x: torch.Tensor, f: torch.Tensor, settings: dict) -> bool:
     left, right, top, bottom = settings["padding"]
     height, width = x.shape[2] * settings["up"][1], x.shape[3] * settings["up"][0]
-    return height + top + bottom >= f.shape[0] and width + left + right >= f.shape[1] and (
-        height + min(top, 0) + min(bottom, 0) > 0 and width + min(left, 0) + min(right, 0) > 0
+    return (
+        height + top + bottom >= f.shape[0]
+        and width + left + right >= f.shape[1]
+        and (height + min(top, 0) + min(bottom, 0) > 0 and width + min(left, 0) + min(right, 0) > 0)
     )
 
 
@@ -141,9 +142,7 @@ def epilogue_arguments(shape: list[int], scaled: bool, noisy: int, biased: bool)
     slope=st.sampled_from([0.0, 0.2, 1.0]),
     clamp=st.sampled_from([None, 0.5]),
 )
-def test_epilogue_kernel_is_the_definition(
-    kernels, shape, how, dtype, scaled, noisy, biased, slope, clamp
-):
+def test_epilogue_kernel_is_the_definition(kernels, shape, how, dtype, scaled, noisy, biased, slope, clamp):
     x = rough(shape, dtype, how)
     arguments = (*epilogue_arguments(shape, scaled, noisy, biased), slope, 1.5, clamp)
     y = kernels.epilogue(x, *arguments)
@@ -162,11 +161,15 @@ def test_bfloat16_is_rounded_as_pytorch_does(kernels):
     torch.testing.assert_close(y, (x.bfloat16().float() * 1.00390625).bfloat16(), equal_nan=True)
 
 
-@settings(max_examples=25)
-@given(shape=shapes, size=st.tuples(st.integers(1, 4), st.integers(1, 4)), arguments=resamplings())
+@settings(max_examples=10)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 4), st.integers(1, 4)).map(list),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    arguments=resamplings(),
+)
 def test_registered_upfirdn2d_has_the_right_derivatives(shape, size, arguments):
     x, f = torch.randn(shape, dtype=torch.float64, requires_grad=True), torch.randn(size, dtype=torch.float64)
-    assume(shape[0] > 0 and fits(x, f, arguments))
+    assume(fits(x, f, arguments))
 
     def function(x: torch.Tensor) -> torch.Tensor:
         return registered.upfirdn2d(x, f, *arguments.values())
@@ -207,13 +210,16 @@ def test_setting_is_checked(monkeypatch):
     with pytest.raises(ValueError, match="STYLEGAN2_OPS is 'fast'; set it to one of auto, cuda, torch"):
         ops.bias_act(torch.zeros(1, 1))
     monkeypatch.setenv("STYLEGAN2_OPS", "cuda")
-    with pytest.raises(ValueError, match="no CUDA kernels for torch.float32 on cpu"):
+    with pytest.raises(ValueError, match=r"no CUDA kernels for torch\.float32 on cpu"):
         ops.bias_act(torch.zeros(1, 1))
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES if shutil.which("nvcc") else [])
-def test_csrc_compiles_for_cuda(arch, tmp_path):
-    build.compile_library(build.find_compiler(), [arch], tmp_path / "ops.so")
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+@pytest.mark.parametrize(
+    "archs", [["75", "90"], pytest.param(["75", "80", "86", "89", "90"], marks=pytest.mark.slow)]
+)
+def test_csrc_compiles_for_cuda(archs, tmp_path):
+    build.compile_library(build.find_compiler(), archs, tmp_path / "ops.so")
     assert (tmp_path / "ops.so").stat().st_size > 0
 
 

@@ -1,7 +1,7 @@
 """How fast the generator is: pictures a second, latency, memory, share of the machine's matrix rate.
 
 python -m tools.bench_generator --resolution 256 --batch 4 --backward
-python -m tools.bench_generator --baseline ../stylegan3     # beside NVIDIA's generator, from a copy of its repository
+python -m tools.bench_generator --baseline ../stylegan3     # beside NVIDIA's, from a copy of its repository
 
 Weights are random, of StyleGAN2's config F. Every path runs in turn, round after round, so that a ratio is of
 neighbours in time; ratios are medians over the rounds.
@@ -9,6 +9,8 @@ neighbours in time; ratios are medians over the rounds.
 
 import contextlib
 import copy
+import ctypes
+import gc
 import math
 import resource
 import statistics
@@ -166,6 +168,9 @@ class MemoryPeak:
             torch.cuda.reset_peak_memory_stats()
             self.start = torch.cuda.memory_allocated()
         else:
+            gc.collect()
+            with contextlib.suppress(OSError, AttributeError):  # return what was freed: glibc keeps some
+                ctypes.CDLL(None).malloc_trim(0)
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
             self.start = self._resident()
@@ -196,7 +201,8 @@ def report(
     first = next(iter(samples))
     click.echo(f"\n{config.img_resolution} px, batch {batch}, {what}")
     click.echo(
-        f"| path | pictures/s | ms a batch | peak memory MB | matrix rate | time: {first} / this | memory: this / {first} | PSNR dB |"
+        f"| path | pictures/s | ms a batch | peak memory MB | of matrix rate | times as fast as {first} | "
+        f"memory, of {first}'s | PSNR to {first}, dB |"
     )
     click.echo("|---|---|---|---|---|---|---|---|")
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """The operations a StyleGAN2 is made of: reference.py defines them, and here it is chosen what computes them.
 
-On CUDA these are the kernels of csrc/, compiled at first use; where there are none, and everywhere else, it is
-PyTorch. STYLEGAN2_OPS in the environment can be "auto" (that), "torch" (no kernels) or "cuda" (kernels, or an
-error).
+On CUDA these are the kernels of csrc/, compiled at first use; where there are none, and everywhere else, it
+is PyTorch. STYLEGAN2_OPS in the environment can be "auto" (that), "torch" (no kernels) or "cuda" (kernels, or
+an error).
 """
 
 import os

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,8 @@ from stylegan2.files import atomic_path
 from stylegan2.ops.kernels import Kernels
 
 SOURCES = Path(__file__).parent / "csrc"
-BUILD_SECONDS = 300  # a lock older than this was left by a build that was killed
+BUILD_SECONDS = 120  # a compiler that takes longer is stopped
+LOCK_SECONDS = 150  # so a lock that is older was left by a build that was killed
 
 
 class BuildError(Exception):
@@ -105,18 +107,22 @@ def build(arch: str) -> Kernels:
 
 def _compile_once(compiler: Compiler, arch: str, library: Path, failure: Path, lock: Path) -> None:
     """Leave either `library` or `failure`; while another process is at it, wait."""
-    deadline = time.monotonic() + BUILD_SECONDS
+    deadline = time.monotonic() + LOCK_SECONDS
+    waits = False
     first_rank = os.environ.get("LOCAL_RANK", "0") == "0"
     while not library.exists() and not failure.exists():
         if first_rank:
             with contextlib.suppress(FileExistsError):
-                os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+                with lock.open("x") as file:
+                    file.write(f"{socket.gethostname()} {os.getpid()}")
                 break
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - lock.stat().st_mtime > BUILD_SECONDS:
-                raise BuildError(f"{lock} was left by a build that was killed; delete it")
+        if _is_stale(lock):
+            raise BuildError(f"{lock} was left by a build that was killed; delete it")
         if time.monotonic() > deadline:
-            raise BuildError(f"no build has ended in {BUILD_SECONDS} s; delete {lock} if none is running")
+            raise BuildError(f"no build has ended in {LOCK_SECONDS} s; delete {lock} if none is running")
+        if not waits:
+            _tell(f"another process compiles the CUDA ops; waiting for it ({lock})")
+            waits = True
         time.sleep(0.2)
     else:
         return
@@ -127,6 +133,44 @@ def _compile_once(compiler: Compiler, arch: str, library: Path, failure: Path, l
         failure.write_text(str(error))
     finally:
         lock.unlink()
+
+
+def status() -> dict[str, str]:
+    """What `clip2gan doctor` tells of the custom operations; builds nothing."""
+    facts = {"cache": str(cache_folder())}
+    try:
+        compiler = find_compiler()
+    except BuildError as error:
+        return {"compiler": f"none: {error}", **facts, "kernels": "none; PyTorch's own operations are used"}
+    facts = {"compiler": f"{compiler.nvcc}, CUDA {compiler.release} in {compiler.toolkit}", **facts}
+    for lock in sorted(cache_folder().glob("*/lock")):
+        facts["lock"] = f"{lock}: delete it if no build is running"
+    if not torch.cuda.is_available():
+        return {**facts, "kernels": "not needed: there is no CUDA device"}
+    major, minor = torch.cuda.get_device_capability()
+    folder = library_folder(compiler, f"{major}{minor}")
+    if (folder / "failure.txt").exists():
+        kernels = f"none: {(folder / 'failure.txt').read_text()} (delete {folder} to try again)"
+    elif (folder / "ops.so").exists():
+        kernels = str(folder / "ops.so")
+    else:
+        kernels = f"compiled at first use, into {folder}"
+    return {**facts, "kernels": kernels}
+
+
+def _is_stale(lock: Path) -> bool:
+    """Whether the process that made the lock cannot be at work any more."""
+    try:
+        if time.time() - lock.stat().st_mtime > LOCK_SECONDS:
+            return True
+        host, _, process = lock.read_text().partition(" ")
+        if host == socket.gethostname() and process.isdecimal() and os.name == "posix":
+            os.kill(int(process), 0)  # sends nothing; fails where there is no such process
+    except ProcessLookupError:
+        return True
+    except OSError:  # the lock is gone, or the process belongs to somebody else
+        return False
+    return False
 
 
 @functools.cache

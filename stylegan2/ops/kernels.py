@@ -1,7 +1,7 @@
 """Calling the compiled kernels of csrc/ on tensors.
 
-The library has no Python or PyTorch in it, only C functions that take pointers: it compiles in seconds and does
-not depend on PyTorch's version.
+The library has no Python or PyTorch in it, only C functions that take pointers: it compiles in seconds and
+does not depend on PyTorch's version.
 """
 
 import ctypes
@@ -78,7 +78,7 @@ class Kernels:
         return y
 
     def epilogue_grad(self, dy: Tensor, y: Tensor, slope: float, gain: float, clamp: float | None) -> Tensor:
-        """The gradient that reaches the leaky ReLU's argument, from the epilogue's result y and its gradient."""
+        """What reaches the leaky ReLU's argument, from the epilogue's result y and its gradient dy."""
         y, channels_last = _dense(y)
         dy = dy.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         du = torch.empty_like(y)

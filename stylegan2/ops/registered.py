@@ -1,7 +1,7 @@
 """The operations as PyTorch knows them, `torch.ops.stylegan2.*`: kernels on CUDA, reference.py elsewhere.
 
-With the shapes (fake) and the derivatives registered here, torch.compile and torch.export see through them, and
-gradients of any order are again these operations.
+With the shapes (fake) and the derivatives registered here, torch.compile and torch.export see through them,
+and gradients of any order are again these operations.
 """
 
 from typing import Any
@@ -11,8 +11,6 @@ from torch import Tensor
 
 from stylegan2.ops import build, reference
 from stylegan2.ops.kernels import Kernels, out_size
-
-LINEAR_SLOPE = 1.0
 
 
 @torch.library.custom_op("stylegan2::epilogue", mutates_args=())
@@ -41,7 +39,7 @@ def epilogue_grad(dy: Tensor, y: Tensor, slope: float, gain: float, clamp: float
 def upfirdn2d(
     x: Tensor, f: Tensor, up: list[int], down: list[int], padding: list[int], flip_filter: bool, gain: float
 ) -> Tensor:
-    """`reference.upfirdn2d` with f [fh, fw], (x, y) for up and down, (left, right, top, bottom) for padding."""
+    """`reference.upfirdn2d`: f [fh, fw]; up and down (x, y); padding (left, right, top, bottom)."""
     return reference.upfirdn2d(x, f, up, down, padding, flip_filter, gain).clone()
 
 
@@ -132,7 +130,7 @@ def _keep_for_upfirdn2d(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _upfirdn2d_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    """The transposed operation: up and down exchanged, the filter mirrored, and padding so that sizes return."""
+    """The transposed operation: up and down exchanged, the filter mirrored, padding so that sizes return."""
     up, down, (left, _, top, _), flip_filter, gain = ctx.settings
     (f,) = ctx.saved_tensors
     (in_height, in_width), (out_height, out_width), (fh, fw) = ctx.in_size, ctx.out_size, f.shape

@@ -1,4 +1,4 @@
-"""The four uses that StyleGAN2 makes of `upfirdn2d`: with kernels that, else one convolution of PyTorch's each."""
+"""StyleGAN2's four uses of `upfirdn2d`; without kernels, each is one convolution of PyTorch's."""
 
 from torch import Tensor
 from torch.nn import functional as F
