@@ -25,25 +25,29 @@ from clip2gan.defaults import NEUTRAL, TRUNCATION
 from clip2gan.devices import resolve_device
 from clip2gan.editing.attributes import AUTO_STRENGTHS, least_strength
 from clip2gan.editing.inversion import InversionConfig, invert
-from stylegan2.generator import truncate
+from stylegan2.generator import set_precision, truncate
 
 Source = Literal["invert", "clip"]
 
 
-def load(model: str = "avatars", device: str = "auto", mapper: str | None = None) -> "Clip2Gan":
+def load(
+    model: str = "avatars", device: str = "auto", mapper: str | None = None, precision: str = "auto"
+) -> "Clip2Gan":
     """Load a model.
 
     Args:
         model: "avatars", a bundle's folder, or hf-hub:ORG/NAME.
         device: "auto" (the fastest there is), "cpu", "cuda" or "mps".
         mapper: the kind of mapper; None takes the model's first.
+        precision: what the generator computes in: "fp32", "bf16", "fp16", or "auto", which is float32 unless
+            the device is a GPU and the generator was trained with 16 bits.
 
     Raises:
-        ValueError: an unknown model, mapper or device, or a damaged file.
+        ValueError: an unknown model, mapper, device or precision, or a damaged file.
         FileNotFoundError: a part of the model is missing.
         OSError: the model has to be fetched and cannot be.
     """
-    return Clip2Gan(load_bundle(model, resolve_device(device), mapper), model)
+    return Clip2Gan(load_bundle(model, resolve_device(device), mapper), model, precision)
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ class Clip2Gan:
     on the others that were asked for.
     """
 
-    def __init__(self, bundle: Bundle, name: str):
-        self.name = name
+    def __init__(self, bundle: Bundle, name: str, precision: str = "auto"):
+        set_precision(bundle.generator, precision)
+        self.name, self.precision = name, precision
         self.bundle = bundle
         self.generator, self.clip, self.gap = bundle.generator, bundle.clip, bundle.gap
         self.mapper_kind, self.mapper = next(iter(bundle.mappers.items()))
@@ -78,6 +83,7 @@ class Clip2Gan:
             "mapper": self.mapper_kind,
             "gap": self.gap.kind,
             "device": self.device.type,
+            "precision": self.precision,
             "versions": {
                 "clip2gan": __version__,
                 "torch": torch.__version__,

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stylegan2 import frozen
 from stylegan2.files import load_tensors, load_weights, save_tensors
 from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
-from stylegan2.ops import bias_act, setup_filter
+from stylegan2.ops import bias_act, epilogue, setup_filter
 from stylegan2.ops.resample import blur_after_upsampling, upsample2d
 
 NoiseMode = Literal["const", "random", "none"]
@@ -123,13 +124,16 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode) -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w), self.resample_filter if self.up == 2 else None)
+        x, demodulation = modulated_conv2d(
+            x, self.weight, self.affine(w), self.resample_filter if self.up == 2 else None
+        )
+        noise = None
         if noise_mode == "const":
-            x = x + (self.noise_const * self.noise_strength).to(x.dtype)
+            noise = self.noise_const[None, None] * self.noise_strength
         elif noise_mode == "random":
-            noise = torch.randn([x.shape[0], 1, *x.shape[2:]], device=x.device)
-            x = x + (noise * self.noise_strength).to(x.dtype)
-        return bias_act(x, self.bias, act="lrelu", clamp=self.conv_clamp and self.conv_clamp * math.sqrt(2))
+            noise = torch.randn([x.shape[0], 1, *x.shape[2:]], device=x.device) * self.noise_strength
+        clamp = self.conv_clamp and self.conv_clamp * math.sqrt(2)
+        return epilogue(x, demodulation, noise, self.bias, clamp=clamp)
 
 
 class ToRGBLayer(nn.Module):
@@ -158,6 +162,7 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         channels = config.channels(resolution)
         self.is_half = config.uses_half(resolution)
+        self.half_type: torch.dtype | None = None
         self.is_first = resolution == 4
         if self.is_first:
             self.const = nn.Parameter(torch.randn(channels, 4, 4))
@@ -167,11 +172,15 @@ class SynthesisBlock(nn.Module):
         self.torgb = ToRGBLayer(config, channels)
         self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
 
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """What this resolution computes in."""
+        return (self.half_type or half_dtype(device)) if self.is_half else torch.float32
+
     def forward(
         self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: NoiseMode
     ) -> tuple[Tensor, Tensor]:
         """ws [N, 2 or 3, w_dim]: one a convolution, one for RGB; returns features and the picture so far."""
-        dtype = half_dtype(ws.device) if self.is_half else torch.float32
+        dtype = self.dtype(ws.device)
         convs = iter(ws.unbind(dim=1))
         if x is None:
             x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
@@ -197,6 +206,7 @@ class SynthesisNetwork(nn.Module):
         self.block_resolutions = config.block_resolutions
         for resolution in self.block_resolutions:
             setattr(self, f"b{resolution}", SynthesisBlock(config, resolution))
+        self.prepared: tuple[list, list[frozen.Block]] | None = None  # see frozen.prepared
 
     def forward(self, ws: Tensor, noise_mode: NoiseMode = "const") -> Tensor:
         """ws [N, num_ws, w_dim] -> pictures [N, img_channels, R, R], float32, about [-1, 1].
@@ -208,6 +218,8 @@ class SynthesisNetwork(nn.Module):
         if noise_mode not in ("const", "random", "none"):
             raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
         ws = ws.to(torch.float32)
+        if frozen.can_run(self, ws):
+            return frozen.synthesize(self, ws, noise_mode)
         x = image = None
         first = 0
         for resolution in self.block_resolutions:
@@ -246,12 +258,15 @@ class Generator(nn.Module):
         return self.synthesis(ws, noise_mode=noise_mode)
 
 
-def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, up_filter: Tensor | None = None) -> Tensor:
-    """3x3 convolution with weights w'[n,o,i,k] = w[o,i,k] s[n,i] / sqrt(sum_ik (w s)^2 + 1e-8).
+def modulated_conv2d(
+    x: Tensor, weight: Tensor, styles: Tensor, up_filter: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """3x3 convolution with weights w'[n,o,i,k] = w[o,i,k] s[n,i] / sqrt(sum_ik (w s)^2 + 1e-8), in two parts.
 
-    x [N, I, H, W], weight [O, I, 3, 3], styles [N, I] -> [N, O, H, W], or [N, O, 2H, 2W] by a transposed
-    convolution and `up_filter`. Equations 1 and 3 of the StyleGAN2 paper, computed by scaling what goes in
-    (by s) and what comes out (by the demodulation) instead of the weights, which would differ by picture.
+    x [N, I, H, W], weight [O, I, 3, 3], styles [N, I] -> y [N, O, H, W], or [N, O, 2H, 2W] by a transposed
+    convolution and `up_filter`; and the demodulation [N, O] by which y is still to be multiplied (`epilogue`
+    does). Equations 1 and 3 of the StyleGAN2 paper, computed by scaling what goes in (by s) and what comes
+    out instead of the weights, which would differ by picture.
     """
     demodulation = (styles.square() @ weight.square().sum(dim=[2, 3]).T + 1e-8).rsqrt()
     if x.dtype == torch.float16:
@@ -266,7 +281,7 @@ def modulated_conv2d(x: Tensor, weight: Tensor, styles: Tensor, up_filter: Tenso
         x = F.conv2d(x, weight, padding=1)
     else:
         x = blur_after_upsampling(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), up_filter)
-    return x * demodulation.to(x.dtype)[:, :, None, None]
+    return x, demodulation
 
 
 def truncate(
@@ -277,6 +292,27 @@ def truncate(
         return ws
     cut = ws.shape[1] if truncation_cutoff is None else truncation_cutoff
     return torch.cat([w_avg.lerp(ws[:, :cut], truncation_psi), ws[:, cut:]], dim=1)
+
+
+def set_precision(generator: Generator, precision: str) -> None:
+    """Have the synthesis network compute in "fp32", in "bf16" or "fp16" from 8 px up, or ("auto") as it was
+    trained on a GPU and in float32 on anything else.
+
+    Raises ValueError for another name, and for fp16 on a CPU.
+    """
+    types = {"auto": None, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in types:
+        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(types)}")
+    if precision == "fp16" and generator.mapping.w_avg.device.type == "cpu":
+        raise ValueError("fp16 needs a GPU; on a CPU choose bf16 or fp32")
+    synthesis = generator.synthesis
+    for resolution in synthesis.block_resolutions:
+        block = getattr(synthesis, f"b{resolution}")
+        block.half_type = types[precision]
+        if precision == "auto":
+            block.is_half = generator.config.uses_half(resolution) and block.conv1.weight.is_cuda
+        else:
+            block.is_half = precision != "fp32" and resolution >= 8
 
 
 def save_generator(generator: Generator, path: str | Path) -> None:

@@ -111,7 +111,7 @@ def test_wrong_inputs_are_named():
 
 @torch.no_grad()
 def test_file_round_trip(tmp_path):
-    generator = Generator(SMALL).eval()
+    generator = Generator(SMALL).eval().requires_grad_(False)
     save_generator(generator, tmp_path / "g.safetensors")
     loaded = load_generator(tmp_path / "g.safetensors")
     z = torch.randn(2, 16)

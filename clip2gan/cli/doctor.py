@@ -29,11 +29,12 @@ REQUIRED = {
 @json_option
 @click.pass_context
 def command(ctx: click.Context, *, as_json: bool) -> None:
-    """Tell what this machine can do: devices, compilers, cached weights, and whether clip2gan can run."""
+    """Tell what this machine can do: devices, custom ops, compilers, weights; and whether clip2gan runs."""
     facts: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform(terse=True)}
     facts["packages"], problems = _packages()
     if "torch" not in problems:
         facts["devices"] = _devices()
+        facts["custom ops"] = _custom_ops()
     facts["compilers"] = _compilers()
     facts["weights"], model_problems = _weights()
     problems |= model_problems
@@ -83,8 +84,18 @@ def _devices() -> dict[str, str | None]:
     }
 
 
+def _custom_ops() -> dict[str, str]:
+    """What there is of the custom CUDA operations, without which all works as well."""
+    from stylegan2.ops import build, setting
+
+    try:
+        return {"setting": setting(), **build.status()}
+    except ValueError as error:
+        return {"setting": str(error), **build.status()}
+
+
 def _compilers() -> dict[str, str | None]:
-    """What could build custom operations; nothing of it is needed."""
+    """What could compile; nothing of it is needed."""
     return {
         "c++": next(filter(None, map(shutil.which, ("c++", "g++", "clang++", "cl"))), None),
         "nvcc": shutil.which("nvcc"),
@@ -117,7 +128,7 @@ def _weights() -> tuple[dict[str, str], dict[str, str]]:
 
 def _print(facts: dict[str, Any]) -> None:
     click.echo(f"Python {facts['python']} on {facts['system']}")
-    for title in ("packages", "devices", "compilers", "weights"):
+    for title in ("packages", "devices", "custom ops", "compilers", "weights"):
         click.echo(f"{title}:")
         rows = facts.get(title, {})
         width = max(map(len, rows), default=0)

@@ -21,6 +21,7 @@ from clip2gan.cli._common import (
     load_model,
     mapper_option,
     model_option,
+    precision_option,
     progress,
     readable,
     seed_option,
@@ -86,6 +87,7 @@ class Strength(click.ParamType):
     help="Where to write; in a folder, pictures keep their names.",
 )
 @device_option
+@precision_option
 @seed_option
 @force_option
 @json_option
@@ -104,6 +106,7 @@ def command(
     mapper: str | None,
     out: Path,
     device: str,
+    precision: str,
     seed: int,
     force: bool,
     as_json: bool,
@@ -136,7 +139,7 @@ def command(
     check_outputs([*outputs.values(), *sheets.values()], force)
     reference = read_picture(ref_image) if ref_image is not None else None
 
-    editor = load_model(model, device, mapper)
+    editor = load_model(model, device, mapper, precision)
     from clip2gan.editing.inversion import InversionConfig
 
     settings = {

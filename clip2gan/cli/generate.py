@@ -20,6 +20,7 @@ from clip2gan.cli._common import (
     load_model,
     mapper_option,
     model_option,
+    precision_option,
     progress,
     seed_option,
     warn,
@@ -70,6 +71,7 @@ GRID = "grid.png"
     "--grid", is_flag=True, help=f"Also one sheet of all pictures: FOLDER/{GRID}, or just FILE.png."
 )
 @device_option
+@precision_option
 @seed_option
 @force_option
 @json_option
@@ -87,6 +89,7 @@ def command(
     out: Path,
     grid: bool,
     device: str,
+    precision: str,
     seed: int,
     force: bool,
     as_json: bool,
@@ -105,7 +108,7 @@ def command(
     check_outputs([job.path for job in jobs if job.path] + ([sheet] if sheet else []), force)
     style_source = _style_source(style_from)
 
-    generator = load_model(model, device, mapper)
+    generator = load_model(model, device, mapper, precision)
     settings = {"truncation": truncation, "rerank": rerank, "style_from": style_from}
     report = Report("generate", {**generator.provenance(), **settings, "seed": seed, "num": num}, as_json)
     style = None if style_source is None else generator.style(style_source, truncation)

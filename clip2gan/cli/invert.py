@@ -16,6 +16,7 @@ from clip2gan.cli._common import (
     load_model,
     mapper_option,
     model_option,
+    precision_option,
     progress,
     readable,
     seed_option,
@@ -36,6 +37,7 @@ from clip2gan.cli._common import (
     help='Where to write "ws" [N, num_ws, w_dim], with the pictures\' names in the header.',
 )
 @device_option
+@precision_option
 @seed_option
 @force_option
 @json_option
@@ -47,6 +49,7 @@ def command(
     mapper: str | None,
     out: Path,
     device: str,
+    precision: str,
     seed: int,
     force: bool,
     as_json: bool,
@@ -61,7 +64,7 @@ def command(
     paths = input_pictures(image)
     check_outputs([out], force)
 
-    inverter = load_model(model, device, mapper)
+    inverter = load_model(model, device, mapper, precision)
     import torch
 
     from clip2gan.editing.inversion import InversionConfig

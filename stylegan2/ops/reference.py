@@ -60,6 +60,33 @@ def bias_act(
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
+def epilogue(
+    x: Tensor,
+    scale: Tensor | None = None,
+    noise: Tensor | None = None,
+    b: Tensor | None = None,
+    slope: float = 0.2,
+    gain: float = 2**0.5,
+    clamp: float | None = None,
+) -> Tensor:
+    """clamp(gain * lrelu(x * scale + noise + b)): what follows a modulated convolution, in one.
+
+    x [N, C, ...]; scale [N, C], the demodulation; noise [1 or N, 1, H, W]; b [C]; `slope` is the leaky ReLU's
+    (1 makes it linear, 0 a ReLU); `clamp` bounds the absolute value of the result.
+    """
+    ones = [1] * (x.ndim - 2)
+    if scale is not None:
+        x = x * scale.to(x.dtype).reshape(*scale.shape, *ones)
+    if noise is not None:
+        x = x + noise.to(x.dtype)
+    if b is not None:
+        x = x + b.to(x.dtype).reshape(-1, *ones)
+    x = x if slope == 1 else F.leaky_relu(x, slope)
+    if gain != 1:
+        x = x * gain
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
 def setup_filter(taps: Sequence[float], normalize: bool = True) -> Tensor:
     """The separable 2-D filter [n, n] of `taps`; its sum is 1 when `normalize`."""
     one = torch.tensor(taps, dtype=torch.float32)
@@ -84,8 +111,8 @@ def upfirdn2d(
     filter, or None for no filter; it is flipped, as a convolution asks, unless `flip_filter` says that it is
     flipped already.
     """
-    up_x, up_y = _pair(up)
-    down_x, down_y = _pair(down)
+    up_x, up_y = pair(up)
+    down_x, down_y = pair(down)
     left, right, top, bottom = [padding] * 4 if isinstance(padding, int) else padding
     n, c, height, width = x.shape
 
@@ -102,5 +129,5 @@ def upfirdn2d(
     return x[:, :, ::down_y, ::down_x]
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
