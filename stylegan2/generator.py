@@ -6,18 +6,20 @@ Parameters carry the names of NVIDIA's PyTorch checkpoints, so that converted we
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stylegan2.files import load_tensors, load_weights, save_tensors
+from stylegan2.files import save_tensors
 from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
 from stylegan2.ops import bias_act, setup_filter
 from stylegan2.ops.resample import blur_after_upsampling, upsample2d
 
 NoiseMode = Literal["const", "random", "none"]
+Architecture = Literal["skip", "orig", "resnet"]
+LARGEST = 2**16  # of any size in a configuration; files from strangers hold configurations
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,12 @@ class GeneratorConfig:
 
     img_resolution: a power of two, at least 8. channel_base, channel_max: a layer at resolution r has
     min(channel_base // r, channel_max) channels. mapping_layers: depth of the mapping network.
-    num_fp16_res: how many of the highest resolutions run in 16 bit; conv_clamp: bound on activations there.
+    num_fp16_res: how many of the highest resolutions run in 16 bit; conv_clamp: bound on activations.
+    architecture: how a picture comes out, in the words of the StyleGAN2 paper's figure 7: "skip" adds up the
+    colours of all resolutions, "orig" takes those of the last one, "resnet" too, with residual blocks.
+    widths: the channels of each resolution from 4 up, where they follow no channel_base and channel_max.
+
+    Raises ValueError for a size that is out of range.
     """
 
     z_dim: int = 512
@@ -39,12 +46,35 @@ class GeneratorConfig:
     mapping_layers: int = 8
     num_fp16_res: int = 0
     conv_clamp: float | None = None
+    architecture: Architecture = "skip"
+    widths: tuple[int, ...] | None = None
 
     def __post_init__(self):
+        for name in ("z_dim", "w_dim", "img_resolution", "img_channels", "channel_base", "channel_max"):
+            self._check_size(name, getattr(self, name), 1)
+        for name in ("c_dim", "mapping_layers", "num_fp16_res"):
+            self._check_size(name, getattr(self, name), 0)
+        if self.conv_clamp is not None and not self.conv_clamp > 0:
+            raise ValueError(f"conv_clamp must be positive or None, got {self.conv_clamp}")
+        if self.architecture not in get_args(Architecture):
+            raise ValueError(f"architecture must be skip, orig or resnet, got {self.architecture!r}")
         if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
             raise ValueError(
                 f"img_resolution must be a power of two of at least 8, got {self.img_resolution}"
             )
+        if self.widths is not None:
+            object.__setattr__(self, "widths", tuple(self.widths))  # JSON gives a list
+            if len(self.widths) != len(self.block_resolutions):
+                raise ValueError(f"widths must be {len(self.block_resolutions)} numbers, one a resolution")
+            for width in self.widths:
+                self._check_size("widths", width, 1)
+
+    @staticmethod
+    def _check_size(name: str, value: int, least: int) -> None:
+        # channel_base is a product of a resolution and a width.
+        most = LARGEST**2 if name == "channel_base" else LARGEST
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
 
     @property
     def block_resolutions(self) -> list[int]:
@@ -56,6 +86,8 @@ class GeneratorConfig:
         return 2 * len(self.block_resolutions)
 
     def channels(self, resolution: int) -> int:
+        if self.widths is not None:
+            return self.widths[int(math.log2(resolution)) - 2]
         return min(self.channel_base // resolution, self.channel_max)
 
     def uses_half(self, resolution: int) -> bool:
@@ -122,14 +154,15 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
 
-    def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode, gain: float = 1.0) -> Tensor:
         x = modulated_conv2d(x, self.weight, self.affine(w), self.resample_filter if self.up == 2 else None)
         if noise_mode == "const":
             x = x + (self.noise_const * self.noise_strength).to(x.dtype)
         elif noise_mode == "random":
             noise = torch.randn([x.shape[0], 1, *x.shape[2:]], device=x.device)
             x = x + (noise * self.noise_strength).to(x.dtype)
-        return bias_act(x, self.bias, act="lrelu", clamp=self.conv_clamp and self.conv_clamp * math.sqrt(2))
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        return bias_act(x, self.bias, act="lrelu", gain=gain * math.sqrt(2), clamp=clamp)
 
 
 class ToRGBLayer(nn.Module):
@@ -149,6 +182,21 @@ class ToRGBLayer(nn.Module):
         return bias_act(x, self.bias, clamp=self.conv_clamp)
 
 
+class SkipLayer(nn.Module):
+    """1x1 convolution and upsampling past the two convolutions of a residual block: [N, I, H, W] -> [N, O, 2H, 2W]."""
+
+    resample_filter: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+        self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsample2d(F.conv2d(x, (self.weight * self.weight_gain).to(x.dtype)), self.resample_filter)
+
+
 class SynthesisBlock(nn.Module):
     """One resolution: the constant or an upsampling convolution, a convolution, and the RGB it adds."""
 
@@ -159,33 +207,51 @@ class SynthesisBlock(nn.Module):
         channels = config.channels(resolution)
         self.is_half = config.uses_half(resolution)
         self.is_first = resolution == 4
+        self.is_residual = config.architecture == "resnet" and not self.is_first
+        self.has_rgb = config.architecture == "skip" or resolution == config.img_resolution
         if self.is_first:
             self.const = nn.Parameter(torch.randn(channels, 4, 4))
         else:
             self.conv0 = SynthesisLayer(config, config.channels(resolution // 2), channels, resolution, up=2)
         self.conv1 = SynthesisLayer(config, channels, channels, resolution)
-        self.torgb = ToRGBLayer(config, channels)
+        if self.has_rgb:
+            self.torgb = ToRGBLayer(config, channels)
+        if self.is_residual:
+            self.skip = SkipLayer(config.channels(resolution // 2), channels)
         self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: NoiseMode
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        ws: Tensor,
+        noise_mode: NoiseMode,
+        force_fp32: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """ws [N, 2 or 3, w_dim]: one a convolution, one for RGB; returns features and the picture so far."""
-        dtype = half_dtype(ws.device) if self.is_half else torch.float32
+        # A loaded generator computes in 16 bit on CUDA only, as those that wrote the checkpoints do.
+        half = self.is_half and not force_fp32 and (self.training or ws.is_cuda)
+        dtype = half_dtype(ws.device) if half else torch.float32
         convs = iter(ws.unbind(dim=1))
+        # Halving the variance of each branch keeps that of their sum.
+        gain = math.sqrt(0.5) if self.is_residual else 1.0
+        skipped = None
         if x is None:
             x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
-            if self.is_half:
+            if half:
                 x = x.contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(
-                x.to(dtype, memory_format=torch.channels_last if self.is_half else torch.preserve_format),
-                next(convs),
-                noise_mode,
-            )
-        features = self.conv1(x, next(convs), noise_mode)
-        rgb = self.torgb(features, next(convs)).to(torch.float32)
-        return features, (rgb if image is None else upsample2d(image, self.resample_filter) + rgb)
+            x = x.to(dtype, memory_format=torch.channels_last if half else torch.preserve_format)
+            if self.is_residual:
+                skipped = self.skip(x) * gain
+            x = self.conv0(x, next(convs), noise_mode)
+        features = self.conv1(x, next(convs), noise_mode, gain)
+        if skipped is not None:
+            features = features + skipped
+        if self.has_rgb:
+            rgb = self.torgb(features, next(convs)).to(torch.float32)
+            image = rgb if image is None else upsample2d(image, self.resample_filter) + rgb
+        return features, image
 
 
 class SynthesisNetwork(nn.Module):
@@ -198,10 +264,11 @@ class SynthesisNetwork(nn.Module):
         for resolution in self.block_resolutions:
             setattr(self, f"b{resolution}", SynthesisBlock(config, resolution))
 
-    def forward(self, ws: Tensor, noise_mode: NoiseMode = "const") -> Tensor:
+    def forward(self, ws: Tensor, noise_mode: NoiseMode = "const", force_fp32: bool = False) -> Tensor:
         """ws [N, num_ws, w_dim] -> pictures [N, img_channels, R, R], float32, about [-1, 1].
 
         noise_mode: "const" (the stored noise; repeatable), "random" (drawn anew) or "none".
+        force_fp32: compute in float32 also what `num_fp16_res` puts in 16 bit.
         """
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
@@ -214,18 +281,19 @@ class SynthesisNetwork(nn.Module):
             # A block's RGB layer shares its latent with the next block's first convolution.
             num_convs = 1 if resolution == 4 else 2
             block = getattr(self, f"b{resolution}")
-            x, image = block(x, image, ws[:, first : first + num_convs + 1], noise_mode)
+            x, image = block(x, image, ws[:, first : first + num_convs + 1], noise_mode, force_fp32)
             first += num_convs
         assert image is not None
         return image
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis together."""
+    """Mapping and synthesis together. `licence` is that of the weights, where it is known."""
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.config = config
+        self.licence: str | None = None
         self.mapping = MappingNetwork(config)
         self.synthesis = SynthesisNetwork(config)
 
@@ -280,22 +348,11 @@ def truncate(
 
 
 def save_generator(generator: Generator, path: str | Path) -> None:
-    """Write the weights as safetensors, with the configuration in the header."""
-    save_tensors(path, generator.state_dict(), asdict(generator.config))
-
-
-def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
-    """Read what `save_generator` wrote (16-bit weights become float32): frozen, in eval mode, on `device`.
-
-    Raises FileNotFoundError, or ValueError when the file is not whole, not a generator, or does not fit.
-    """
-    tensors, config = load_tensors(path)
-    try:
-        generator = Generator(GeneratorConfig(**config))
-    except TypeError as error:
-        raise ValueError(f"{path}: its header does not describe a StyleGAN2 generator ({error})") from error
-    load_weights(generator, tensors, str(path))
-    return generator.eval().requires_grad_(False).to(device)
+    """Write the weights as safetensors, with the configuration, and the licence if known, in the header."""
+    config = asdict(generator.config)
+    if generator.licence is not None:
+        config["licence"] = generator.licence
+    save_tensors(path, generator.state_dict(), config)
 
 
 def _normalize_second_moment(x: Tensor) -> Tensor:
