@@ -148,6 +148,9 @@ class _Machine:
 
     # ---- the stack
 
+    def push(self, value: Value) -> None:
+        self.stack.append(value)
+
     def push_text(self, layout: str) -> None:
         # Surrogates as Python's pickler writes them; they can only end in a name that fits nothing.
         self.stack.append(str(self.take(self.number(layout)), "utf-8", "surrogatepass"))
@@ -280,7 +283,7 @@ def _key(key: Value) -> Hashable:
 
 
 def _push(value: Callable[[], Value]) -> Callable[[_Machine], None]:
-    return lambda machine: machine.stack.append(value())
+    return lambda machine: machine.push(value())
 
 
 STOP = ord(".")
@@ -296,12 +299,12 @@ OPERATIONS: dict[int, Callable[[_Machine], object]] = {
     ord(")"): _push(tuple),  # EMPTY_TUPLE
     ord("}"): _push(dict),  # EMPTY_DICT
     0x8F: _push(set),  # EMPTY_SET
-    ord("J"): lambda m: m.stack.append(m.number("<i")),  # BININT
-    ord("K"): lambda m: m.stack.append(m.number("<B")),  # BININT1
-    ord("M"): lambda m: m.stack.append(m.number("<H")),  # BININT2
+    ord("J"): lambda m: m.push(m.number("<i")),  # BININT
+    ord("K"): lambda m: m.push(m.number("<B")),  # BININT1
+    ord("M"): lambda m: m.push(m.number("<H")),  # BININT2
     0x8A: lambda m: m.push_integer("<B"),  # LONG1
     0x8B: lambda m: m.push_integer("<i"),  # LONG4
-    ord("G"): lambda m: m.stack.append(m.number(">d")),  # BINFLOAT
+    ord("G"): lambda m: m.push(m.number(">d")),  # BINFLOAT
     0x8C: lambda m: m.push_text("<B"),  # SHORT_BINUNICODE
     ord("X"): lambda m: m.push_text("<I"),  # BINUNICODE
     0x8D: lambda m: m.push_text("<Q"),  # BINUNICODE8
@@ -314,8 +317,8 @@ OPERATIONS: dict[int, Callable[[_Machine], object]] = {
     0x85: lambda m: m.push_tuple(1),  # TUPLE1
     0x86: lambda m: m.push_tuple(2),  # TUPLE2
     0x87: lambda m: m.push_tuple(3),  # TUPLE3
-    ord("t"): lambda m: m.stack.append(tuple(m.pop_mark())),  # TUPLE
-    0x91: lambda m: m.stack.append(set(map(_key, m.pop_mark()))),  # FROZENSET
+    ord("t"): lambda m: m.push(tuple(m.pop_mark())),  # TUPLE
+    0x91: lambda m: m.push(set(map(_key, m.pop_mark()))),  # FROZENSET
     ord("a"): lambda m: m.extend([m.stack.pop()]),  # APPEND
     ord("e"): lambda m: m.extend(m.pop_mark()),  # APPENDS
     ord("s"): lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),  # SETITEM
@@ -324,8 +327,8 @@ OPERATIONS: dict[int, Callable[[_Machine], object]] = {
     ord("q"): lambda m: m.remember(m.number("<B")),  # BINPUT
     ord("r"): lambda m: m.remember(m.number("<I")),  # LONG_BINPUT
     0x94: lambda m: m.remember(len(m.memo)),  # MEMOIZE
-    ord("h"): lambda m: m.stack.append(m.memo[m.number("<B")]),  # BINGET
-    ord("j"): lambda m: m.stack.append(m.memo[m.number("<I")]),  # LONG_BINGET
+    ord("h"): lambda m: m.push(m.memo[m.number("<B")]),  # BINGET
+    ord("j"): lambda m: m.push(m.memo[m.number("<I")]),  # LONG_BINGET
     ord("c"): lambda m: m.push_name(m.line(), m.line()),  # GLOBAL
     0x93: lambda m: m.push_name(*[m.stack.pop(), m.stack.pop()][::-1]),  # STACK_GLOBAL
     ord("R"): _Machine.make,  # REDUCE
