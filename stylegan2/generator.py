@@ -54,8 +54,10 @@ class GeneratorConfig:
             self._check_size(name, getattr(self, name), 1)
         for name in ("c_dim", "mapping_layers", "num_fp16_res"):
             self._check_size(name, getattr(self, name), 0)
-        if self.conv_clamp is not None and not self.conv_clamp > 0:
-            raise ValueError(f"conv_clamp must be positive or None, got {self.conv_clamp}")
+        if self.conv_clamp is not None and not (
+            isinstance(self.conv_clamp, (int, float)) and self.conv_clamp > 0
+        ):
+            raise ValueError(f"conv_clamp must be positive or None, got {self.conv_clamp!r:.40}")
         if self.architecture not in get_args(Architecture):
             raise ValueError(f"architecture must be skip, orig or resnet, got {self.architecture!r}")
         if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
@@ -129,7 +131,8 @@ class MappingNetwork(nn.Module):
         if self.c_dim > 0:
             if c is None:
                 raise ValueError(f"this generator is conditional: give labels c [N, {self.c_dim}]")
-            x = torch.cat([x, _normalize_second_moment(self.embed(c.to(torch.float32)))], dim=1)
+            c = c.to(x.device, torch.float32)
+            x = torch.cat([x, _normalize_second_moment(self.embed(c))], dim=1)
         for index in range(self.num_layers):
             x = getattr(self, f"fc{index}")(x)
         ws = x[:, None].repeat(1, self.num_ws, 1)
@@ -183,7 +186,7 @@ class ToRGBLayer(nn.Module):
 
 
 class SkipLayer(nn.Module):
-    """1x1 convolution and upsampling past the two convolutions of a residual block: [N, I, H, W] -> [N, O, 2H, 2W]."""
+    """1x1 convolution and upsampling, past a residual block: [N, I, H, W] -> [N, O, 2H, 2W]."""
 
     resample_filter: Tensor
 
@@ -300,6 +303,13 @@ class Generator(nn.Module):
     @property
     def num_ws(self) -> int:
         return self.config.num_ws
+
+    def draw_labels(self, count: int, random: torch.Generator) -> Tensor | None:
+        """Labels c [count, c_dim], one class each, all equally likely; None if this generator takes none."""
+        if self.config.c_dim == 0:
+            return None
+        classes = torch.randint(self.config.c_dim, (count,), generator=random)
+        return F.one_hot(classes, self.config.c_dim).to(torch.float32)
 
     def forward(
         self,

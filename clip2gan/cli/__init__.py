@@ -16,6 +16,7 @@ COMMANDS = {
     "invert": "Find the latent codes that give pictures back.",
     "train-mapper": "Train the bridge from CLIP to a frozen generator.",
     "train-gan": "Train a StyleGAN2 on pictures.",
+    "convert": "Read any StyleGAN2 checkpoint; write it as safetensors.",
     "models": "List the models at hand, with their licences.",
     "doctor": "Tell what this machine can do.",
 }

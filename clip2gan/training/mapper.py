@@ -165,10 +165,8 @@ def train_mapper(
         The bundle's folder.
 
     Raises:
-        ValueError: the generator is conditional, or a loss or gradient is not finite; no checkpoint has it.
+        ValueError: a loss or gradient is not finite; no checkpoint has it.
     """
-    if generator.config.c_dim:
-        raise ValueError("the generator needs labels; a mapper can be trained for an unconditional one only")
     device = clip.device
     samples = draw_samples(generator, clip, config.samples, config.seed, run.path / "cache" / SAMPLED)
     prompts = plain_prompts(config.prompts)
@@ -221,7 +219,11 @@ def train_mapper(
             saved = time.monotonic()
 
     bundle = run.path / "bundle"
-    info = BundleInfo(name=run.path.name, description=f"Trained by clip2gan train-mapper for {total} steps.")
+    info = BundleInfo(
+        name=run.path.name,
+        description=f"Trained by clip2gan train-mapper for {total} steps.",
+        licences={} if generator.licence is None else {"generator": generator.licence},
+    )
     write_bundle(bundle, generator, clip, {config.mapper: average}, gap, info=info)
     return bundle
 
@@ -333,7 +335,7 @@ class _StepLosses:
         w = torch.empty(0, self.generator.config.w_dim, device=device)
         if known:
             z = torch.randn(bounds[known], self.generator.config.z_dim, generator=random).to(device)
-            ws = self.generator.mapping(z)
+            ws = self.generator.mapping(z, self.generator.draw_labels(len(z), random))
             w = ws[:, 0]
             images.append(self.generator.synthesis(ws, noise_mode="const"))
         for source, (start, stop) in zip(sources, pairwise(bounds[known:]), strict=True):

@@ -10,12 +10,13 @@ import torch
 from stylegan2.checkpoints import nvidia, rosinality, safetensors, tensorflow
 from stylegan2.checkpoints.arrays import NAMES, Storages
 from stylegan2.checkpoints.checkpoint import Checkpoint, Network
-from stylegan2.checkpoints.containers import map_file, read_root
+from stylegan2.checkpoints.containers import HEAD, check_head, map_file, read_root
+from stylegan2.checkpoints.download import Progress, check_sum, fetch, is_address, verify_sum
 from stylegan2.checkpoints.pickles import CheckpointError, Value, describe
 from stylegan2.files import check_weights
 from stylegan2.generator import Generator
 
-__all__ = ["Checkpoint", "CheckpointError", "inspect", "load_generator", "read"]
+__all__ = ["Checkpoint", "CheckpointError", "inspect", "load_generator", "local_file"]
 
 FORMATS = (nvidia, tensorflow, rosinality)
 ALLOWED = NAMES.union(*(reader.NAMES for reader in FORMATS))
@@ -23,20 +24,28 @@ log = logging.getLogger(__name__)
 
 
 def load_generator(
-    path: str | Path, device: str | torch.device = "cpu", *, network: Network = "G_ema"
+    path_or_url: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    network: Network = "G_ema",
+    sha256: str | None = None,
 ) -> Generator:
     """A StyleGAN2 generator from a file of any known format: frozen, float32, in eval mode, on `device`.
 
     Args:
-        path: safetensors of ours, an NVIDIA .pkl (PyTorch or TensorFlow), or a .pt of rosinality's kind.
+        path_or_url: safetensors of ours, an NVIDIA .pkl (PyTorch or TensorFlow), or a .pt of rosinality's
+            kind; or the https address of one, which is fetched once and kept (see `download.fetch`).
         device: where to put it.
         network: "G_ema", the averaged weights, or "G", those that were trained last.
+        sha256: of the file, in hex; another file is refused.
 
     Raises:
         FileNotFoundError: no such file.
         CheckpointError: (a ValueError) the file is not a StyleGAN2 generator, or damaged, or asks for code.
+        OSError: the address does not give the file.
     """
-    checkpoint, generator = _read(Path(path), network)
+    path = local_file(path_or_url, sha256)
+    checkpoint, generator = _read(path, network)
     for message in (
         checkpoint.licence and f"licence of the weights: {checkpoint.licence}",
         *checkpoint.notes,
@@ -50,9 +59,11 @@ def load_generator(
     return generator.eval().requires_grad_(False).to(device)
 
 
-def inspect(path: str | Path, *, network: Network = "G_ema") -> dict[str, Any]:
-    """What a file holds, as plain data; raises what `load_generator` raises."""
-    checkpoint, generator = _read(Path(path), network)
+def inspect(
+    path_or_url: str | Path, *, network: Network = "G_ema", sha256: str | None = None
+) -> dict[str, Any]:
+    """What a file holds, as plain data; takes and raises what `load_generator` does."""
+    checkpoint, generator = _read(local_file(path_or_url, sha256), network)
     config = generator.config
     return {
         "format": checkpoint.format,
@@ -66,47 +77,37 @@ def inspect(path: str | Path, *, network: Network = "G_ema") -> dict[str, Any]:
     }
 
 
-def read(path: Path, network: Network = "G_ema") -> Checkpoint:
-    """A file's tensors and configuration. Raises FileNotFoundError or CheckpointError."""
-    return _read(path, network)[0]
-
-
-def refuse_other_content(head: bytes) -> None:
-    """Raise CheckpointError for what often arrives in the place of a checkpoint; `head` is how it begins."""
-    text = head[:512].lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
-        raise CheckpointError(
-            "a web page, saved in the place of the file (a login or quota page?); fetch the file itself"
-        )
-    if text.startswith(b"version https://git-lfs"):
-        raise CheckpointError("a Git LFS pointer, not the file it stands for; run git lfs pull")
-    if head.startswith((b"\x1f\x8b", b"BZh", b"7z\xbc\xaf", b"\xfd7zXZ", b"Rar!")):
-        raise CheckpointError("a compressed archive; unpack it and give the checkpoint in it")
+def local_file(
+    path_or_url: str | Path, sha256: str | None = None, *, progress: Progress = lambda chunks, total: chunks
+) -> Path:
+    """The file itself, or where the cache has what is at an address. Raises as `load_generator` does."""
+    if isinstance(path_or_url, str) and is_address(path_or_url):
+        return fetch(path_or_url, sha256, progress=progress)
+    path = Path(path_or_url)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if sha256 is not None:
+        verify_sum(path, check_sum(sha256), str(path))
+    return path
 
 
 def _read(path: Path, network: Network) -> tuple[Checkpoint, Generator]:
     """A checkpoint, and the generator it fits, still without weights (on the meta device)."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
     try:
         checkpoint = _recognised(path, network)
         with torch.device("meta"):
             generator = Generator(checkpoint.config)
+        check_weights(generator, checkpoint.tensors, str(path))
     except ValueError as error:
         message = str(error).removeprefix(f"{path}: ")
         raise CheckpointError(f"{path}: {message}") from error
-    check_weights(generator, checkpoint.tensors, str(path))
     return checkpoint, generator
 
 
 def _recognised(path: Path, network: Network) -> Checkpoint:
     data = map_file(path)
-    head = bytes(data[:512])
-    refuse_other_content(head)
-    if safetensors.recognise(head):
+    if check_head(bytes(data[:HEAD])) == "safetensors":
         return safetensors.read(path)
-    if not head.startswith((b"\x80", b"PK\x03\x04")):
-        raise CheckpointError("none of the formats known here (safetensors, NVIDIA .pkl, rosinality .pt)")
     root, parts = read_root(data, ALLOWED)
     for reader in FORMATS:
         if reader.recognise(root):
@@ -117,5 +118,5 @@ def _recognised(path: Path, network: Network) -> Checkpoint:
 def _summary(root: Value) -> str:
     if isinstance(root, dict):
         keys = ", ".join(str(key)[:40] if isinstance(key, str) else describe(key) for key in list(root)[:5])
-        return f"a dict of {ascii(keys):.120}"
+        return f"a dict of {keys!a:.120}"
     return describe(root)

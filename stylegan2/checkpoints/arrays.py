@@ -56,8 +56,8 @@ class Storages:
 
     Args:
         parts: the storages beside the pickle: key -> bytes.
-        size: the file's size in bytes. Together the tensors may not be (much) larger: thousands of views of one
-            storage are not what a checkpoint has.
+        size: the file's size in bytes. Together the tensors may not be (much) larger: thousands of views of
+            one storage are not what a checkpoint has.
     """
 
     def __init__(self, parts: Mapping[str, memoryview], size: int):
@@ -145,7 +145,7 @@ def itemsize(dtype: str) -> int:
 
 
 def numpy_array(value: Value) -> np.ndarray:
-    """A read-only numpy array of numbers, still a view of the file. Raises CheckpointError for anything else."""
+    """A numpy array of numbers, still a view of the file. Raises CheckpointError for anything else."""
     if not isinstance(value, Record):
         raise CheckpointError(f"expected an array, found {describe(value)}")
     order, data = "C", None

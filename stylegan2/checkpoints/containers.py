@@ -1,14 +1,15 @@
 """What pickles come wrapped in: nothing, or PyTorch's two layouts of `torch.save`.
 
 Zip (since 1.6): `NAME/data.pkl`, and each storage, uncompressed, as `NAME/data/KEY`.
-Older: four pickles (a magic number, a version, facts about the machine, the object), a fifth with the storages'
-keys in order, then each storage as its number of elements (int64) and its bytes.
+Older: four pickles (a magic number, a version, facts about the machine, the object), a fifth with the
+storages' keys in order, then each storage as its number of elements (int64) and its bytes.
 """
 
 import mmap
 import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Literal
 
 from stylegan2.checkpoints import pickles
 from stylegan2.checkpoints.arrays import itemsize, storage_key
@@ -17,7 +18,30 @@ from stylegan2.checkpoints.pickles import CheckpointError, Record, Value
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 MAX_ENTRIES = 100_000
+HEAD = 512  # bytes that show what a file is
 ZIP_START = b"PK\x03\x04"
+
+
+def check_head(head: bytes) -> Literal["safetensors", "pickle"]:
+    """What a file is that begins so; a pickle may be in a zip.
+
+    Raises CheckpointError for anything else, by name for what often arrives in the place of a checkpoint.
+    """
+    if head.startswith((b"\x80", ZIP_START)):
+        return "pickle"
+    # safetensors: the length of a JSON object, and the object.
+    if len(head) > 8 and int.from_bytes(head[:8], "little") < 2**27 and head[8:9] == b"{":
+        return "safetensors"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--", b"<script")):
+        raise CheckpointError(
+            "a web page in the place of the file (often a login or quota page); fetch the file itself"
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise CheckpointError("a Git LFS pointer, not the file it stands for; run git lfs pull")
+    if head.startswith((b"\x1f\x8b", b"BZh", b"7z\xbc\xaf", b"\xfd7zXZ", b"Rar!")):
+        raise CheckpointError("a compressed archive; unpack it and give the checkpoint in it")
+    raise CheckpointError("none of the formats known here (safetensors, NVIDIA .pkl, rosinality .pt)")
 
 
 def map_file(path: Path) -> memoryview:

@@ -1,8 +1,9 @@
 """NVIDIA's PyTorch pickles (the stylegan2-ada-pytorch and stylegan3 repositories).
 
 A plain pickle of {"G", "D", "G_ema": modules, "training_set_kwargs", "augment_pipe"}. A module is a call of
-`torch_utils.persistence._reconstruct_persistent_obj` with {"type": "class", "version": 6, "module_src": source
-text, "class_name", "state": the module's __dict__}; stock loaders execute that text, here it is only noticed.
+`torch_utils.persistence._reconstruct_persistent_obj` with {"type": "class", "version": 6, "module_src":
+source text, "class_name", "state": the module's __dict__}. Stock loaders run that text; here it is only
+noticed.
 """
 
 from collections.abc import Iterator

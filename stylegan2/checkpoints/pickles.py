@@ -1,12 +1,12 @@
 """A pickle machine that only gathers data.
 
-Python's own unpickler imports and calls whatever a file names. This one knows a short list of names; it calls
-none of them, and hands back plain data: numbers, strings, bytes, lists, tuples, dicts and sets, and a `Record`
-for each object the file would have made. Everything else in a file is an error.
+Python's own unpickler imports and calls whatever a file names. This one knows a short list of names; it
+calls none of them, and hands back plain data: numbers, strings, bytes, lists, tuples, dicts and sets, and a
+`Record` for each object the file would have made. Everything else in a file is an error.
 
-A crafted file can exhaust nothing: bytes and sizes are checked against what the file holds before anything is
-allocated, operations are counted, dict keys are scalars (whose hashing costs nothing), and nothing here or in the
-readers follows a file's objects without a limit of depth.
+A crafted file can exhaust nothing: sizes are checked against what the file holds before anything is
+allocated, operations are counted, dict keys are scalars (whose hashing costs nothing), and nothing here or in
+the readers follows a file's objects without a limit of depth.
 """
 
 import struct
@@ -89,7 +89,7 @@ def describe(value: Value) -> str:
 
 
 class _Machine:
-    """The stack machine of Python's `pickletools`, without the operations that pickles of protocol 2+ lack."""
+    """The stack machine of Python's `pickletools`, with the operations that protocols 2 to 5 write."""
 
     def __init__(self, data: memoryview, allowed: Collection[str], start: int, references: list[Record]):
         self.data, self.allowed, self.position, self.references = data, allowed, start, references
@@ -274,7 +274,7 @@ class _Machine:
 
 
 def _key(key: Value) -> Hashable:
-    """`key`, if it is a scalar: hashing a tuple of tuples can take for ever, and so can keys made to collide."""
+    """`key`, if it is a scalar: tuples of tuples can take for ever to hash, and large integers to collide."""
     if key is None or isinstance(key, (str, bytes, bool, float)):
         return key
     if isinstance(key, int) and abs(key) < 2**63:

@@ -1,7 +1,7 @@
-"""The .pt files of rosinality's stylegan2-pytorch, and of what was built on it (e4e, pSp, StyleGAN-NADA, ...).
+"""The .pt files of rosinality's stylegan2-pytorch, and of what was built on it (e4e, pSp, StyleGAN-NADA).
 
-{"g_ema": state_dict, maybe "g", "d", "latent_avg", ...}; e4e and pSp: {"state_dict": with the generator's names
-after "decoder.", "latent_avg", "opts"}. Beside that, a generator's state_dict alone.
+{"g_ema": state_dict, maybe "g", "d", "latent_avg", ...}; e4e and pSp: {"state_dict": with the generator's
+names after "decoder.", "latent_avg", "opts"}. Beside these, a generator's state_dict alone.
 """
 
 import re
@@ -70,7 +70,7 @@ def _choose(root: dict[Any, Value], network: Network) -> dict[str, Value]:
     if CONSTANT not in found:
         names = ", ".join(ascii(name) for name in list(found or root)[:5])
         raise CheckpointError(
-            f"no generator of rosinality's in it (no {CONSTANT} among {names:.120}); give the file that has one"
+            f"no {CONSTANT}, so no generator, in it (but {names:.120}); give the file that has one"
         )
     return found
 

@@ -8,11 +8,6 @@ from stylegan2.files import load_tensors
 from stylegan2.generator import GeneratorConfig
 
 
-def recognise(head: bytes) -> bool:
-    """Whether a file that begins so is safetensors: the length of a JSON object, and the object."""
-    return len(head) > 8 and int.from_bytes(head[:8], "little") < 2**27 and head[8:9] == b"{"
-
-
 def read(path: Path) -> Checkpoint:
     """The generator that `save_generator` wrote; 16-bit weights become float32.
 

@@ -1,7 +1,7 @@
 """The TensorFlow pickles of NVIDIA's stylegan2 and stylegan2-ada: a triple (G, D, Gs), Gs being the average.
 
-Each is a `dnnlib.tflib.network.Network` with the state {"version", "name", "static_kwargs", "components": name ->
-Network, "build_module_src": source text that stock loaders execute, "variables": [(name, array)]}.
+Each is a `dnnlib.tflib.network.Network` with the state {"version", "name", "static_kwargs", "components":
+name -> Network, "build_module_src": source text that stock loaders run, "variables": [(name, array)]}.
 """
 
 import re
@@ -50,7 +50,7 @@ def read(root: Value, storages: Storages, network: Network) -> Checkpoint:
     if not isinstance(version, int) or version < OLDEST_VERSION:
         shown = version if isinstance(version, int) else describe(version)
         raise CheckpointError(
-            f"a TensorFlow network of version {shown!s:.20}, from before StyleGAN2 (StyleGAN1 or older); not read"
+            f"a TensorFlow network of version {shown!s:.20}, which is StyleGAN1 or older; StyleGAN2 is read"
         )
     records = dict(_variables(chosen, "", MAX_DEPTH))
     _refuse_other_networks(records)
@@ -128,7 +128,9 @@ def _refuse_other_networks(names: dict[str, Value]) -> None:
 
 
 def _check_taps(taps: Value) -> None:
-    if taps is not None and [number(tap) for tap in taps] != list(RESAMPLE_TAPS):
+    if taps is None:
+        return
+    if not isinstance(taps, (list, tuple)) or [number(tap) for tap in taps] != list(RESAMPLE_TAPS):
         raise CheckpointError("resamples with another filter than [1, 3, 3, 1]; not supported")
 
 
