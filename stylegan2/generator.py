@@ -19,7 +19,9 @@ from stylegan2.ops.resample import blur_after_upsampling, upsample2d
 
 NoiseMode = Literal["const", "random", "none"]
 Architecture = Literal["skip", "orig", "resnet"]
-LARGEST = 2**16  # of any size in a configuration; files from strangers hold configurations
+# Bounds on configurations, which come in files from strangers: on sizes, and on numbers of layers.
+LARGEST = 2**16
+DEEPEST = 64
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,11 @@ class GeneratorConfig:
 
     def __post_init__(self):
         for name in ("z_dim", "w_dim", "img_resolution", "img_channels", "channel_base", "channel_max"):
-            self._check_size(name, getattr(self, name), 1)
-        for name in ("c_dim", "mapping_layers", "num_fp16_res"):
-            self._check_size(name, getattr(self, name), 0)
+            # channel_base is a product of a resolution and a width.
+            _check_size(name, getattr(self, name), 1, LARGEST**2 if name == "channel_base" else LARGEST)
+        _check_size("c_dim", self.c_dim, 0, LARGEST)
+        _check_size("mapping_layers", self.mapping_layers, 1, DEEPEST)
+        _check_size("num_fp16_res", self.num_fp16_res, 0, DEEPEST)
         if self.conv_clamp is not None and not (
             isinstance(self.conv_clamp, (int, float)) and self.conv_clamp > 0
         ):
@@ -69,14 +73,11 @@ class GeneratorConfig:
             if len(self.widths) != len(self.block_resolutions):
                 raise ValueError(f"widths must be {len(self.block_resolutions)} numbers, one a resolution")
             for width in self.widths:
-                self._check_size("widths", width, 1)
-
-    @staticmethod
-    def _check_size(name: str, value: int, least: int) -> None:
-        # channel_base is a product of a resolution and a width.
-        most = LARGEST**2 if name == "channel_base" else LARGEST
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
+                _check_size("widths", width, 1, LARGEST)
+        elif self.channel_base < self.img_resolution:
+            raise ValueError(
+                f"channel_base must be at least img_resolution, got {self.channel_base} < {self.img_resolution}"
+            )
 
     @property
     def block_resolutions(self) -> list[int]:
@@ -363,6 +364,11 @@ def save_generator(generator: Generator, path: str | Path) -> None:
     if generator.licence is not None:
         config["licence"] = generator.licence
     save_tensors(path, generator.state_dict(), config)
+
+
+def _check_size(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
 
 
 def _normalize_second_moment(x: Tensor) -> Tensor:

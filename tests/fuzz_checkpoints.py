@@ -1,11 +1,15 @@
 """Damage small checkpoints in many ways, and see that each ends in success or a CheckpointError.
 
-python tests/fuzz_checkpoints.py FORMAT FIRST LAST   runs the mutations with these seeds, in a process that may
-take 1 GB more memory than it starts with, and 10 seconds a file; it prints what went wrong.
+python tests/fuzz_checkpoints.py FIRST LAST FORMAT...   runs the mutations with these seeds, in a process that
+may take 1 GB more memory than it starts with, and 10 seconds a file; it prints what went wrong.
 """
 
 import dataclasses
+import functools
+import io
+import json
 import logging
+import pickletools
 import random
 import re
 import resource
@@ -13,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,11 +63,55 @@ def originals(kind: str) -> list[bytes]:
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
-    """`data` with one to three kinds of damage."""
+    """`data` with one to three kinds of damage: to its bytes, or to the structure they stand for."""
+    if rng.random() < 0.5:
+        return _restructured(data, rng)
     result = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 3))):
         rng.choice((_flip, _truncate, _splice, _rename, _enlarge, _repeat, _remove))(result, rng)
     return bytes(result)
+
+
+def _restructured(data: bytes, rng: random.Random) -> bytes:
+    """Other operations in a pickle, or other values in safetensors' header; all lengths are right again."""
+    if data.startswith(b"\x80"):
+        return _other_operations(data, rng)
+    if data.startswith(b"PK"):
+        file = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+            for name in old.namelist():
+                content = old.read(name)
+                new.writestr(name, _other_operations(content, rng) if name.endswith(".pkl") else content)
+        return file.getvalue()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    target = rng.choice([header, *(value for value in header.values() if isinstance(value, dict))])
+    if rng.random() < 0.5:  # the configuration is JSON in JSON
+        target = json.loads(header["__metadata__"]["config"])
+    value = rng.choice([0, -1, 2.5, 2**40, 10**30, None, True, "x", [], [1], {}, [[]], 1e999])
+    target[rng.choice([*target, "another"])] = value
+    if "img_resolution" in target:
+        header["__metadata__"]["config"] = json.dumps(target)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _other_operations(data: bytes, rng: random.Random) -> bytes:
+    parts = list(_operations(data))
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        index, other = rng.randrange(1, len(parts) - 1), rng.randrange(1, len(parts) - 1)
+        simple = rng.choice(
+            (b"N", b"K\x05", b"J\xff\xff\xff\xff", b")", b"]", b"}", b"\x88", b"G" + b"\x7f" * 8)
+        )
+        parts[index] = rng.choice((b"", parts[index] * 2, parts[other], simple, b"C\x03abc", b"X\2\0\0\0ab"))
+    return b"".join(parts)
+
+
+@functools.cache
+def _operations(data: bytes) -> tuple[bytes, ...]:
+    """The pickle's operations, each with its argument; the last one has what follows the pickle too."""
+    starts = [position for _, _, position in pickletools.genops(data) if position is not None]
+    return tuple(data[start:stop] for start, stop in zip(starts, [*starts[1:], len(data)], strict=True))
 
 
 def _place(data: bytearray, rng: random.Random) -> int:
@@ -157,7 +206,7 @@ def failures(kind: str, seeds: range) -> Iterator[str]:
         for data in whole:  # what is imported late is imported now
             load_generator(files.write(path, data))
         limit = _address_space() + BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
         for seed in seeds:
             rng = random.Random(f"{kind} {seed}")
             path.write_bytes(mutate(rng.choice(whole), rng))
@@ -188,6 +237,7 @@ def _address_space() -> int:
 
 if __name__ == "__main__":
     logging.disable()
-    chosen, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    for line in failures(chosen, range(first, last)):
-        print(line, flush=True)
+    first, last, *kinds = sys.argv[1:]
+    for each in kinds:
+        for line in failures(each, range(int(first), int(last))):
+            print(line, flush=True)
