@@ -76,7 +76,7 @@ class GeneratorConfig:
                 _check_size("widths", width, 1, LARGEST)
         elif self.channel_base < self.img_resolution:
             raise ValueError(
-                f"channel_base must be at least img_resolution, got {self.channel_base} < {self.img_resolution}"
+                f"channel_base {self.channel_base} is less than the resolution; give a larger one"
             )
 
     @property

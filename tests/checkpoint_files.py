@@ -190,7 +190,7 @@ def _network(generator: Generator, version: int, kwargs: dict[str, Any]) -> Netw
         if not name.endswith("resample_filter"):
             path, value = _tensorflow_variable(name, tensor)
             component, _, own = path.rpartition("/") if "/" not in path else path.partition("/")
-            variables[component].append((own, np.array(value, order="C")))
+            variables[component].append((own, np.array(value.numpy(), order="C")))
     config = generator.config
     static = EasyDict(
         resolution=config.img_resolution,

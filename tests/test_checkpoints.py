@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import pickletools
+import re
 import subprocess
 import sys
 import zipfile
@@ -31,14 +32,14 @@ REFERENCE = Path(__file__).parent / "data" / "generator_32.safetensors"
 PLAIN = dataclasses.replace(files.LABELS, c_dim=0)
 # Each writes the whole file of a generator without labels.
 WRITERS: dict[str, Callable[[Generator], bytes]] = {
-    "nvidia ada": lambda g: files.nvidia(g),
+    "nvidia ada": files.nvidia,
     "nvidia sg3": lambda g: files.nvidia(g, layout="sg3"),
     "nvidia protocol 2": lambda g: files.nvidia(g, 2),
     "nvidia protocol 5": lambda g: files.nvidia(g, 5, attributes=False),
-    "tensorflow": lambda g: files.tensorflow(g),
+    "tensorflow": files.tensorflow,
     "tensorflow protocol 2": lambda g: files.tensorflow(g, 2),
     "tensorflow protocol 5": lambda g: files.tensorflow(g, 5),
-    "rosinality": lambda g: files.rosinality(g),
+    "rosinality": files.rosinality,
     "rosinality legacy": lambda g: files.rosinality(g, legacy=True),
     "e4e": files.e4e,
 }
@@ -451,9 +452,7 @@ BOMBS = {
     ),
     "a call of no name": (b"\x80\x04" + short_string(b"os.system") + b")R.", "damaged pickle"),
     "big-endian": (
-        lambda: files.torch_save({"g_ema": {}}, legacy=True).replace(
-            b"little_endianq\x03\x88", b"little_endianq\x03\x89"
-        ),
+        lambda: re.sub(rb"(little_endianq.)\x88", rb"\1\x89", files.torch_save({"g_ema": {}}, legacy=True)),
         "big-endian",
     ),
     "compressed": (lambda: rezipped(zipfile.ZIP_DEFLATED), "a compressed or encrypted zip archive"),

@@ -9,7 +9,7 @@ import torch
 
 from stylegan2.checkpoints import nvidia, rosinality, safetensors, tensorflow
 from stylegan2.checkpoints.arrays import NAMES, Storages
-from stylegan2.checkpoints.checkpoint import Checkpoint, Network
+from stylegan2.checkpoints.checkpoint import Checkpoint, Network, WithoutData
 from stylegan2.checkpoints.containers import HEAD, check_head, map_file, read_root
 from stylegan2.checkpoints.download import Progress, check_sum, fetch, is_address, verify_sum
 from stylegan2.checkpoints.pickles import CheckpointError, Value, describe
@@ -92,10 +92,10 @@ def local_file(
 
 
 def _read(path: Path, network: Network) -> tuple[Checkpoint, Generator]:
-    """A checkpoint, and the generator it fits, still without weights (on the meta device)."""
+    """A checkpoint, and the generator it fits, still without weights."""
     try:
         checkpoint = _recognised(path, network)
-        with torch.device("meta"):
+        with WithoutData():
             generator = Generator(checkpoint.config)
         check_weights(generator, checkpoint.tensors, str(path))
     except ValueError as error:

@@ -192,6 +192,6 @@ def _sizes(values: Value) -> tuple[int, ...]:
     """Sizes, strides or an offset: a few integers, none of them negative."""
     if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
         raise CheckpointError("expected the sizes of a tensor")
-    if not all(isinstance(value, int) and 0 <= value < 2**40 for value in values):
+    if not all(type(value) is int and 0 <= value < 2**40 for value in values):
         raise CheckpointError("a size of a tensor is not a whole number in range")
     return values

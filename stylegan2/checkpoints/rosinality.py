@@ -14,6 +14,7 @@ from stylegan2.checkpoints.arrays import Storages
 from stylegan2.checkpoints.checkpoint import (
     Checkpoint,
     Network,
+    WithoutData,
     check_filter,
     infer_config,
     layer_at,
@@ -125,7 +126,7 @@ def _single(average: Tensor) -> Tensor:
 
 
 def _mean_latent(tensors: dict[str, Tensor], config: GeneratorConfig) -> Tensor:
-    with torch.device("meta"):
+    with WithoutData():
         mapping = MappingNetwork(config)
     weights = {
         name: tensors.get(f"mapping.{name}", torch.zeros(config.w_dim)) for name in mapping.state_dict()
