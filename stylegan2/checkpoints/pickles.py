@@ -93,7 +93,7 @@ class _Machine:
 
     def __init__(self, data: memoryview, allowed: Collection[str], start: int, references: list[Record]):
         self.data, self.allowed, self.position, self.references = data, allowed, start, references
-        self.budget = MAX_OPERATIONS
+        self.items_left = MAX_OPERATIONS
         self.bytes_left = len(data)  # what `_codecs.encode` may make; views cost nothing
         self.stack: list[Value] = []
         self.marks: list[list[Value]] = []  # the stacks below each open mark
@@ -103,25 +103,23 @@ class _Machine:
         if self.data[self.position] != 0x80 or not 2 <= self.data[self.position + 1] <= 5:
             raise CheckpointError("not a pickle of protocol 2 to 5")
         self.position += 2
-        while True:
+        for _ in range(MAX_OPERATIONS):
             code = self.data[self.position]
             self.position += 1
             if code == STOP:
                 return self.stack.pop(), self.position
-            self.charge(1)
             operation = OPERATIONS.get(code)
             if operation is None:
-                raise CheckpointError(
-                    f"pickle operation {code:#04x} at byte {self.position - 1}; not read here"
-                )
+                at = self.position - 1
+                raise CheckpointError(f"pickle operation {code:#04x} at byte {at}; not read here")
             operation(self)
+        raise CheckpointError(f"more than {MAX_OPERATIONS:,} pickle operations; no checkpoint needs so many")
 
-    def charge(self, operations: int) -> None:
-        self.budget -= operations
-        if self.budget < 0:
-            raise CheckpointError(
-                f"more than {MAX_OPERATIONS:,} pickle operations; no checkpoint needs so many"
-            )
+    def charge(self, items: int) -> None:
+        """Count what is copied: a list may be named, and so copied, many times."""
+        self.items_left -= items
+        if self.items_left < 0:
+            raise CheckpointError(f"more than {MAX_OPERATIONS:,} items in lists that are copied; refused")
 
     # ---- reading
 
@@ -135,8 +133,10 @@ class _Machine:
         self.position = end
         return part
 
-    def number(self, layout: str) -> Any:
-        return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+    def number(self, layout: struct.Struct) -> Any:
+        (value,) = layout.unpack_from(self.data, self.position)
+        self.position += layout.size
+        return value
 
     def line(self) -> str:
         start = self.position
@@ -151,19 +151,19 @@ class _Machine:
     def push(self, value: Value) -> None:
         self.stack.append(value)
 
-    def push_text(self, layout: str) -> None:
+    def push_text(self, layout: struct.Struct) -> None:
         # Surrogates as Python's pickler writes them; they can only end in a name that fits nothing.
         self.stack.append(str(self.take(self.number(layout)), "utf-8", "surrogatepass"))
 
-    def push_bytes(self, layout: str) -> None:
+    def push_bytes(self, layout: struct.Struct) -> None:
         part = self.take(self.number(layout))
         self.stack.append(bytes(part) if len(part) <= SMALL else part)
 
-    def push_python2_string(self, layout: str) -> None:
+    def push_python2_string(self, layout: struct.Struct) -> None:
         part = self.take(self.number(layout))
         self.stack.append(str(part, "latin-1") if len(part) <= SMALL else part)
 
-    def push_integer(self, layout: str) -> None:
+    def push_integer(self, layout: struct.Struct) -> None:
         size = self.number(layout)
         if not 0 <= size <= MAX_INTEGER_BYTES:
             raise CheckpointError(f"an integer of {size:,} bytes")
@@ -286,6 +286,9 @@ def _push(value: Callable[[], Value]) -> Callable[[_Machine], None]:
     return lambda machine: machine.push(value())
 
 
+# How numbers are written, little-endian (but for floats).
+U1, U2, U4, U8 = (struct.Struct(f"<{letter}") for letter in "BHIQ")
+I4, F8 = struct.Struct("<i"), struct.Struct(">d")
 STOP = ord(".")
 # Names as in Python's pickletools.
 OPERATIONS: dict[int, Callable[[_Machine], object]] = {
@@ -299,21 +302,21 @@ OPERATIONS: dict[int, Callable[[_Machine], object]] = {
     ord(")"): _push(tuple),  # EMPTY_TUPLE
     ord("}"): _push(dict),  # EMPTY_DICT
     0x8F: _push(set),  # EMPTY_SET
-    ord("J"): lambda m: m.push(m.number("<i")),  # BININT
-    ord("K"): lambda m: m.push(m.number("<B")),  # BININT1
-    ord("M"): lambda m: m.push(m.number("<H")),  # BININT2
-    0x8A: lambda m: m.push_integer("<B"),  # LONG1
-    0x8B: lambda m: m.push_integer("<i"),  # LONG4
-    ord("G"): lambda m: m.push(m.number(">d")),  # BINFLOAT
-    0x8C: lambda m: m.push_text("<B"),  # SHORT_BINUNICODE
-    ord("X"): lambda m: m.push_text("<I"),  # BINUNICODE
-    0x8D: lambda m: m.push_text("<Q"),  # BINUNICODE8
-    ord("C"): lambda m: m.push_bytes("<B"),  # SHORT_BINBYTES
-    ord("B"): lambda m: m.push_bytes("<I"),  # BINBYTES
-    0x8E: lambda m: m.push_bytes("<Q"),  # BINBYTES8
-    0x96: lambda m: m.push_bytes("<Q"),  # BYTEARRAY8
-    ord("U"): lambda m: m.push_python2_string("<B"),  # SHORT_BINSTRING
-    ord("T"): lambda m: m.push_python2_string("<i"),  # BINSTRING
+    ord("J"): lambda m: m.push(m.number(I4)),  # BININT
+    ord("K"): lambda m: m.push(m.number(U1)),  # BININT1
+    ord("M"): lambda m: m.push(m.number(U2)),  # BININT2
+    0x8A: lambda m: m.push_integer(U1),  # LONG1
+    0x8B: lambda m: m.push_integer(I4),  # LONG4
+    ord("G"): lambda m: m.push(m.number(F8)),  # BINFLOAT
+    0x8C: lambda m: m.push_text(U1),  # SHORT_BINUNICODE
+    ord("X"): lambda m: m.push_text(U4),  # BINUNICODE
+    0x8D: lambda m: m.push_text(U8),  # BINUNICODE8
+    ord("C"): lambda m: m.push_bytes(U1),  # SHORT_BINBYTES
+    ord("B"): lambda m: m.push_bytes(U4),  # BINBYTES
+    0x8E: lambda m: m.push_bytes(U8),  # BINBYTES8
+    0x96: lambda m: m.push_bytes(U8),  # BYTEARRAY8
+    ord("U"): lambda m: m.push_python2_string(U1),  # SHORT_BINSTRING
+    ord("T"): lambda m: m.push_python2_string(I4),  # BINSTRING
     0x85: lambda m: m.push_tuple(1),  # TUPLE1
     0x86: lambda m: m.push_tuple(2),  # TUPLE2
     0x87: lambda m: m.push_tuple(3),  # TUPLE3
@@ -324,17 +327,17 @@ OPERATIONS: dict[int, Callable[[_Machine], object]] = {
     ord("s"): lambda m: m.set_items([m.stack.pop(), m.stack.pop()][::-1]),  # SETITEM
     ord("u"): lambda m: m.set_items(m.pop_mark()),  # SETITEMS
     0x90: lambda m: m.add_items(m.pop_mark()),  # ADDITEMS
-    ord("q"): lambda m: m.remember(m.number("<B")),  # BINPUT
-    ord("r"): lambda m: m.remember(m.number("<I")),  # LONG_BINPUT
+    ord("q"): lambda m: m.remember(m.number(U1)),  # BINPUT
+    ord("r"): lambda m: m.remember(m.number(U4)),  # LONG_BINPUT
     0x94: lambda m: m.remember(len(m.memo)),  # MEMOIZE
-    ord("h"): lambda m: m.push(m.memo[m.number("<B")]),  # BINGET
-    ord("j"): lambda m: m.push(m.memo[m.number("<I")]),  # LONG_BINGET
+    ord("h"): lambda m: m.push(m.memo[m.number(U1)]),  # BINGET
+    ord("j"): lambda m: m.push(m.memo[m.number(U4)]),  # LONG_BINGET
     ord("c"): lambda m: m.push_name(m.line(), m.line()),  # GLOBAL
     0x93: lambda m: m.push_name(*[m.stack.pop(), m.stack.pop()][::-1]),  # STACK_GLOBAL
     ord("R"): _Machine.make,  # REDUCE
     0x81: _Machine.make,  # NEWOBJ
     ord("b"): _Machine.build,  # BUILD
     ord("Q"): _Machine.refer,  # BINPERSID
-    0x95: lambda m: m.number("<Q"),  # FRAME; the frames' contents follow each other
-    0x80: lambda m: m.number("<B"),  # PROTO
+    0x95: lambda m: m.number(U8),  # FRAME; the frames' contents follow each other
+    0x80: lambda m: m.number(U1),  # PROTO
 }
