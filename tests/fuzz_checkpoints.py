@@ -22,10 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import checkpoint_files as files
-
 from stylegan2 import load_generator, save_generator
 from stylegan2.checkpoints import CheckpointError
+from tools import checkpoint_files as files
 
 SECONDS = 10
 BYTES = 2**30

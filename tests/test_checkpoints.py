@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import checkpoint_files as files
 import numpy as np
 import pytest
 import torch
@@ -27,6 +26,7 @@ from safetensors import safe_open
 from stylegan2 import Generator, GeneratorConfig, load_generator, save_generator
 from stylegan2.checkpoints import CheckpointError, inspect, pickles
 from stylegan2.files import load_weights
+from tools import checkpoint_files as files
 
 REFERENCE = Path(__file__).parent / "data" / "generator_32.safetensors"
 PLAIN = dataclasses.replace(files.LABELS, c_dim=0)

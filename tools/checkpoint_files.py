@@ -198,6 +198,9 @@ def _network(generator: Generator, version: int, kwargs: dict[str, Any]) -> Netw
         fmap_max=config.channel_max,
         num_channels=3,
         label_size=config.c_dim,
+        latent_size=config.z_dim,
+        dlatent_size=config.w_dim,
+        mapping_layers=config.mapping_layers,
         architecture=config.architecture,
         **kwargs,
     )
