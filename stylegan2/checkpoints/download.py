@@ -63,9 +63,14 @@ def fetch(
         return path
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    _transfer(address, part, progress)
-    verify_sum(part, expected, address, remove=True)
-    part.replace(path)
+    try:
+        _transfer(address, part, progress)
+        verify_sum(part, expected, address)
+        part.replace(path)
+    except CheckpointError:  # what is there is not worth going on with
+        part.unlink(missing_ok=True)
+        _validator_file(part).unlink(missing_ok=True)
+        raise
     _validator_file(part).unlink(missing_ok=True)
     return path
 
@@ -77,12 +82,10 @@ def check_sum(sha256: str) -> str:
     return sha256.lower()
 
 
-def verify_sum(path: Path, expected: str | None, source: str, *, remove: bool = False) -> None:
+def verify_sum(path: Path, expected: str | None, source: str) -> None:
     """Raise CheckpointError unless `path` has this sha256 (in lower case; None fits all)."""
     found = None if expected is None else fingerprint(path)
     if found != expected:
-        if remove:
-            path.unlink()
         raise CheckpointError(
             f"{source}: its sha256 is {found}, not {expected}; it is another file, or damaged"
         )
