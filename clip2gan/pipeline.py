@@ -174,8 +174,10 @@ class Clip2Gan:
     def style(self, source: int | Image.Image, truncation: float = TRUNCATION) -> Tensor:
         """ws [1, num_ws, w_dim] of a seed's random latent or of a picture, to take fine layers from."""
         if isinstance(source, int):
-            z = torch.randn(1, self.generator.config.z_dim, generator=torch.Generator().manual_seed(source))
-            return self.generator.mapping(z.to(self.device), truncation_psi=truncation)
+            random = torch.Generator().manual_seed(source)
+            z = torch.randn(1, self.generator.config.z_dim, generator=random)
+            c = self.generator.draw_labels(1, random)
+            return self.generator.mapping(z.to(self.device), c, truncation_psi=truncation)
         return truncate(self.estimate(source), self.w_avg, truncation)
 
     @torch.no_grad()

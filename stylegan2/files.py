@@ -65,14 +65,11 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
 
 
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy `tensors` into `module`, whose names and shapes must be exactly these (dtypes are converted).
-
-    Raises ValueError with the missing, unexpected and wrongly shaped names; then nothing was copied.
-    """
+def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError unless `tensors` have exactly the names and shapes of the module's own."""
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in own]
+    problems += [f"unexpected {name:.80}" for name in tensors if name not in own]
     problems += [
         f"{name} is {list(tensors[name].shape)}, expected {list(own[name].shape)}"
         for name in own
@@ -81,8 +78,16 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     if problems:
         shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
         raise ValueError(f"{source}: weights do not fit the model ({shown})")
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Copy `tensors` into `module`, whose names and shapes must be exactly these (dtypes are converted).
+
+    Raises ValueError with the missing, unexpected and wrongly shaped names; then nothing was copied.
+    """
+    check_weights(module, tensors, source)
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in module.state_dict().items():
             value.copy_(tensors[name])
 
 

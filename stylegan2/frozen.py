@@ -147,13 +147,14 @@ def bind(layer: Layer, styles: Tensor, gain: Tensor, noise: Tensor | None, pictu
 
 
 def can_run(synthesis: "SynthesisNetwork", ws: Tensor) -> bool:
-    """Whether `synthesize` applies: frozen float32 weights, on a CPU, and nothing that traces operations.
+    """Whether `synthesize` applies: a frozen network of architecture skip, in float32, on a CPU, untraced.
 
     float16 is left to the modules, which keep its sums in range.
     """
     return (
         ws.device.type == "cpu"
         and not torch.compiler.is_compiling()
+        and all(block.has_rgb and not block.is_residual for block in _blocks(synthesis))
         and torch.float16 not in _types(synthesis)
         and all(
             p.device.type == "cpu" and p.dtype == torch.float32 and not p.requires_grad
@@ -225,7 +226,7 @@ def _prepare_layer(layer: "SynthesisLayer", dtype: torch.dtype) -> Layer:
             if layer.up == 1
             else (layer.resample_filter * 4).to(dtype).repeat(len(layer.weight), 1, 1, 1)
         ),
-        clamp=layer.conv_clamp and layer.conv_clamp * GAIN,
+        clamp=layer.conv_clamp,
         resolution=layer.noise_const.shape[-1],
     )
 

@@ -6,19 +6,23 @@ Parameters carry the names of NVIDIA's PyTorch checkpoints, so that converted we
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stylegan2 import frozen
-from stylegan2.files import load_tensors, load_weights, save_tensors
+from stylegan2.files import save_tensors
 from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
 from stylegan2.ops import bias_act, epilogue, setup_filter
 from stylegan2.ops.resample import blur_after_upsampling, upsample2d
 
 NoiseMode = Literal["const", "random", "none"]
+Architecture = Literal["skip", "orig", "resnet"]
+# Bounds on configurations, which come in files from strangers: on sizes, and on numbers of layers.
+LARGEST = 2**16
+DEEPEST = 64
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,12 @@ class GeneratorConfig:
 
     img_resolution: a power of two, at least 8. channel_base, channel_max: a layer at resolution r has
     min(channel_base // r, channel_max) channels. mapping_layers: depth of the mapping network.
-    num_fp16_res: how many of the highest resolutions run in 16 bit; conv_clamp: bound on activations there.
+    num_fp16_res: how many of the highest resolutions run in 16 bit; conv_clamp: bound on activations.
+    architecture: how a picture comes out, in the words of the StyleGAN2 paper's figure 7: "skip" adds up the
+    colours of all resolutions, "orig" takes those of the last one, "resnet" too, with residual blocks.
+    widths: the channels of each resolution from 4 up, where they follow no channel_base and channel_max.
+
+    Raises ValueError for a size that is out of range.
     """
 
     z_dim: int = 512
@@ -40,11 +49,35 @@ class GeneratorConfig:
     mapping_layers: int = 8
     num_fp16_res: int = 0
     conv_clamp: float | None = None
+    architecture: Architecture = "skip"
+    widths: tuple[int, ...] | None = None
 
     def __post_init__(self):
+        for name in ("z_dim", "w_dim", "img_resolution", "img_channels", "channel_base", "channel_max"):
+            # channel_base is a product of a resolution and a width.
+            _check_size(name, getattr(self, name), 1, LARGEST**2 if name == "channel_base" else LARGEST)
+        _check_size("c_dim", self.c_dim, 0, LARGEST)
+        _check_size("mapping_layers", self.mapping_layers, 1, DEEPEST)
+        _check_size("num_fp16_res", self.num_fp16_res, 0, DEEPEST)
+        if self.conv_clamp is not None and not (
+            isinstance(self.conv_clamp, (int, float)) and self.conv_clamp > 0
+        ):
+            raise ValueError(f"conv_clamp must be positive or None, got {self.conv_clamp!r:.40}")
+        if self.architecture not in get_args(Architecture):
+            raise ValueError(f"architecture must be skip, orig or resnet, got {self.architecture!r}")
         if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
             raise ValueError(
                 f"img_resolution must be a power of two of at least 8, got {self.img_resolution}"
+            )
+        if self.widths is not None:
+            object.__setattr__(self, "widths", tuple(self.widths))  # JSON gives a list
+            if len(self.widths) != len(self.block_resolutions):
+                raise ValueError(f"widths must be {len(self.block_resolutions)} numbers, one a resolution")
+            for width in self.widths:
+                _check_size("widths", width, 1, LARGEST)
+        elif self.channel_base < self.img_resolution:
+            raise ValueError(
+                f"channel_base {self.channel_base} is less than the resolution; give a larger one"
             )
 
     @property
@@ -57,6 +90,8 @@ class GeneratorConfig:
         return 2 * len(self.block_resolutions)
 
     def channels(self, resolution: int) -> int:
+        if self.widths is not None:
+            return self.widths[int(math.log2(resolution)) - 2]
         return min(self.channel_base // resolution, self.channel_max)
 
     def uses_half(self, resolution: int) -> bool:
@@ -98,7 +133,8 @@ class MappingNetwork(nn.Module):
         if self.c_dim > 0:
             if c is None:
                 raise ValueError(f"this generator is conditional: give labels c [N, {self.c_dim}]")
-            x = torch.cat([x, _normalize_second_moment(self.embed(c.to(torch.float32)))], dim=1)
+            c = c.to(x.device, torch.float32)
+            x = torch.cat([x, _normalize_second_moment(self.embed(c))], dim=1)
         for index in range(self.num_layers):
             x = getattr(self, f"fc{index}")(x)
         ws = x[:, None].repeat(1, self.num_ws, 1)
@@ -123,7 +159,7 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
 
-    def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode, gain: float = 1.0) -> Tensor:
         x, demodulation = modulated_conv2d(
             x, self.weight, self.affine(w), self.resample_filter if self.up == 2 else None
         )
@@ -132,8 +168,8 @@ class SynthesisLayer(nn.Module):
             noise = self.noise_const[None, None] * self.noise_strength
         elif noise_mode == "random":
             noise = torch.randn([x.shape[0], 1, *x.shape[2:]], device=x.device) * self.noise_strength
-        clamp = self.conv_clamp and self.conv_clamp * math.sqrt(2)
-        return epilogue(x, demodulation, noise, self.bias, clamp=clamp)
+        clamp = None if self.conv_clamp is None else self.conv_clamp * gain
+        return epilogue(x, demodulation, noise, self.bias, gain=gain * math.sqrt(2), clamp=clamp)
 
 
 class ToRGBLayer(nn.Module):
@@ -153,6 +189,21 @@ class ToRGBLayer(nn.Module):
         return bias_act(x, self.bias, clamp=self.conv_clamp)
 
 
+class SkipLayer(nn.Module):
+    """1x1 convolution and upsampling, past a residual block: [N, I, H, W] -> [N, O, 2H, 2W]."""
+
+    resample_filter: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 1, 1))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+        self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsample2d(F.conv2d(x, (self.weight * self.weight_gain).to(x.dtype)), self.resample_filter)
+
+
 class SynthesisBlock(nn.Module):
     """One resolution: the constant or an upsampling convolution, a convolution, and the RGB it adds."""
 
@@ -164,37 +215,59 @@ class SynthesisBlock(nn.Module):
         self.is_half = config.uses_half(resolution)
         self.half_type: torch.dtype | None = None
         self.is_first = resolution == 4
+        self.is_residual = config.architecture == "resnet" and not self.is_first
+        self.has_rgb = config.architecture == "skip" or resolution == config.img_resolution
         if self.is_first:
             self.const = nn.Parameter(torch.randn(channels, 4, 4))
         else:
             self.conv0 = SynthesisLayer(config, config.channels(resolution // 2), channels, resolution, up=2)
         self.conv1 = SynthesisLayer(config, channels, channels, resolution)
-        self.torgb = ToRGBLayer(config, channels)
+        if self.has_rgb:
+            self.torgb = ToRGBLayer(config, channels)
+        if self.is_residual:
+            self.skip = SkipLayer(config.channels(resolution // 2), channels)
         self.register_buffer("resample_filter", setup_filter(RESAMPLE_TAPS))
 
     def dtype(self, device: torch.device) -> torch.dtype:
-        """What this resolution computes in."""
-        return (self.half_type or half_dtype(device)) if self.is_half else torch.float32
+        """What this resolution computes in.
+
+        Unless `set_precision` says otherwise, a generator that is not trained computes in 16 bit on CUDA only,
+        as those that wrote the checkpoints do.
+        """
+        if not self.is_half or not (self.half_type or self.training or device.type == "cuda"):
+            return torch.float32
+        return self.half_type or half_dtype(device)
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise_mode: NoiseMode
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        x: Tensor | None,
+        image: Tensor | None,
+        ws: Tensor,
+        noise_mode: NoiseMode,
+    ) -> tuple[Tensor, Tensor | None]:
         """ws [N, 2 or 3, w_dim]: one a convolution, one for RGB; returns features and the picture so far."""
         dtype = self.dtype(ws.device)
+        half = dtype != torch.float32
         convs = iter(ws.unbind(dim=1))
+        # Halving the variance of each branch keeps that of their sum.
+        gain = math.sqrt(0.5) if self.is_residual else 1.0
+        skipped = None
         if x is None:
             x = self.const.to(dtype).expand(ws.shape[0], -1, -1, -1)
-            if self.is_half:
+            if half:
                 x = x.contiguous(memory_format=torch.channels_last)
         else:
-            x = self.conv0(
-                x.to(dtype, memory_format=torch.channels_last if self.is_half else torch.preserve_format),
-                next(convs),
-                noise_mode,
-            )
-        features = self.conv1(x, next(convs), noise_mode)
-        rgb = self.torgb(features, next(convs)).to(torch.float32)
-        return features, (rgb if image is None else upsample2d(image, self.resample_filter) + rgb)
+            x = x.to(dtype, memory_format=torch.channels_last if half else torch.preserve_format)
+            if self.is_residual:
+                skipped = self.skip(x) * gain
+            x = self.conv0(x, next(convs), noise_mode)
+        features = self.conv1(x, next(convs), noise_mode, gain)
+        if skipped is not None:
+            features = features + skipped
+        if self.has_rgb:
+            rgb = self.torgb(features, next(convs)).to(torch.float32)
+            image = rgb if image is None else upsample2d(image, self.resample_filter) + rgb
+        return features, image
 
 
 class SynthesisNetwork(nn.Module):
@@ -233,17 +306,25 @@ class SynthesisNetwork(nn.Module):
 
 
 class Generator(nn.Module):
-    """Mapping and synthesis together."""
+    """Mapping and synthesis together. `licence` is that of the weights, where it is known."""
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.config = config
+        self.licence: str | None = None
         self.mapping = MappingNetwork(config)
         self.synthesis = SynthesisNetwork(config)
 
     @property
     def num_ws(self) -> int:
         return self.config.num_ws
+
+    def draw_labels(self, count: int, random: torch.Generator) -> Tensor | None:
+        """Labels c [count, c_dim], one class each, all equally likely; None if this generator takes none."""
+        if self.config.c_dim == 0:
+            return None
+        classes = torch.randint(self.config.c_dim, (count,), generator=random)
+        return F.one_hot(classes, self.config.c_dim).to(torch.float32)
 
     def forward(
         self,
@@ -310,28 +391,22 @@ def set_precision(generator: Generator, precision: str) -> None:
         block = getattr(synthesis, f"b{resolution}")
         block.half_type = types[precision]
         if precision == "auto":
-            block.is_half = generator.config.uses_half(resolution) and block.conv1.weight.is_cuda
+            block.is_half = generator.config.uses_half(resolution)
         else:
             block.is_half = precision != "fp32" and resolution >= 8
 
 
 def save_generator(generator: Generator, path: str | Path) -> None:
-    """Write the weights as safetensors, with the configuration in the header."""
-    save_tensors(path, generator.state_dict(), asdict(generator.config))
+    """Write the weights as safetensors, with the configuration, and the licence if known, in the header."""
+    config = asdict(generator.config)
+    if generator.licence is not None:
+        config["licence"] = generator.licence
+    save_tensors(path, generator.state_dict(), config)
 
 
-def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
-    """Read what `save_generator` wrote (16-bit weights become float32): frozen, in eval mode, on `device`.
-
-    Raises FileNotFoundError, or ValueError when the file is not whole, not a generator, or does not fit.
-    """
-    tensors, config = load_tensors(path)
-    try:
-        generator = Generator(GeneratorConfig(**config))
-    except TypeError as error:
-        raise ValueError(f"{path}: its header does not describe a StyleGAN2 generator ({error})") from error
-    load_weights(generator, tensors, str(path))
-    return generator.eval().requires_grad_(False).to(device)
+def _check_size(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
 
 
 def _normalize_second_moment(x: Tensor) -> Tensor:

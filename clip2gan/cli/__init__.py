@@ -17,6 +17,7 @@ COMMANDS = {
     "train-mapper": "Train the bridge from CLIP to a frozen generator.",
     "train-gan": "Train a StyleGAN2 on pictures.",
     "evaluate": "Measure models side by side.",
+    "convert": "Read any StyleGAN2 checkpoint; write it as safetensors.",
     "models": "List the models at hand, with their licences.",
     "doctor": "Tell what this machine can do.",
 }

@@ -82,6 +82,9 @@ seed_option = click.option(
 )
 force_option = click.option("--force", is_flag=True, help="Overwrite files that exist.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+sha256_option = click.option(
+    "--sha256", metavar="HEX", help="What the sha256 of the checkpoint must be; another file is refused."
+)
 model_option = click.option(
     "--model",
     default="avatars",
@@ -211,6 +214,11 @@ def progress(iterable: Iterable[T], desc: str, total: int | None = None) -> Iter
     from tqdm import tqdm
 
     return tqdm(iterable, desc=desc, total=total, delay=2, leave=False)
+
+
+def fetch_progress(chunks: Iterable[bytes], total: int | None) -> Iterable[bytes]:
+    """A progress bar for a checkpoint's download, in the chunks (MiB) it arrives in."""
+    return progress(chunks, "fetching [MiB]", total)
 
 
 def warn(message: str) -> None:

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clip2gan.cli._common import Finite, blame, device_option, resolve_device, seed_option
+from clip2gan.cli._common import (
+    Finite,
+    blame,
+    device_option,
+    fetch_progress,
+    resolve_device,
+    seed_option,
+    sha256_option,
+)
 
 if TYPE_CHECKING:
     from clip2gan.training.mapper import MapperTraining
@@ -29,9 +37,10 @@ bundle/, which every --model takes. No captions are used.
     "generator_source",
     default=AVATARS,
     show_default=True,
-    metavar="avatars|FILE",
-    help="The frozen StyleGAN2.",
+    metavar="avatars|FILE|URL",
+    help="The frozen StyleGAN2: any checkpoint that `clip2gan convert` reads, or its https address.",
 )
+@sha256_option
 @click.option(
     "--clip",
     "clip_spec",
@@ -79,6 +88,7 @@ bundle/, which every --model takes. No captions are used.
 def command(
     *,
     generator_source: str,
+    sha256: str | None,
     clip_spec: str,
     kind: str | None,
     data: tuple[str, ...],
@@ -97,7 +107,7 @@ def command(
     seed: int,
 ) -> None:
     """Train a mapper on pictures alone, by reconstruction through the frozen generator."""
-    generator_file = _generator_file(generator_source)
+    _check_generator(generator_source)
     options = {
         "mapper": kind,
         "data": data or None,
@@ -123,7 +133,7 @@ def command(
     processes = Processes(resolve_device(device))
     where = processes.device
     plain_prompts(config.prompts)
-    generator = load_generator(generator_file, where)
+    generator = load_generator(_generator_file(generator_source, sha256), where)
     clip = ClipEncoder.load(clip_spec, where)
     resolution = generator.config.img_resolution
     pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
@@ -158,17 +168,22 @@ def _default_preset(generator_source: str, kind: str | None) -> str:
     return {"flow": "clip-flow", "diffusion": "clip2latent"}.get(kind, "clip2gan")
 
 
-def _generator_file(source: str) -> Path:
-    from clip2gan.bundle import locate_bundle, read_config
-
-    if source == AVATARS:
-        with blame("--generator"):
-            folder = locate_bundle(source)
-        return folder / read_config(folder)["generator"]
-    if not Path(source).is_file():
-        message = f"{source}: no such file; give a StyleGAN2 as .safetensors, or avatars"
+def _check_generator(source: str) -> None:
+    """Refuse, before torch is imported, what is no generator by its name."""
+    if source != AVATARS and "://" not in source and not Path(source).is_file():
+        message = f"{source}: no such file; give a StyleGAN2 checkpoint, its https address, or avatars"
         raise click.BadParameter(message, param_hint="'--generator'")
-    return Path(source)
+
+
+def _generator_file(source: str, sha256: str | None) -> Path:
+    from clip2gan.bundle import locate_bundle, read_config
+    from stylegan2.checkpoints import local_file
+
+    with blame("--generator"):
+        if source == AVATARS:
+            folder = locate_bundle(source)
+            source = str(folder / read_config(folder)["generator"])
+        return local_file(source, sha256, progress=fetch_progress)
 
 
 def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str, ...]) -> "MapperTraining":

@@ -52,7 +52,7 @@ def draw_samples(
 ) -> Samples:
     """Draw `count` pictures (psi 1, constant noise) and embed them, or read from `folder` what is there.
 
-    Sample i depends on `seed` and i only. Raises ValueError when the generator needs labels.
+    Sample i depends on `seed` and i only.
     """
     made_from = {"generator": weights_fingerprint(generator), "clip": clip.fingerprint(), "seed": seed}
 
@@ -60,7 +60,8 @@ def draw_samples(
         # Below zero, so that no step of a training draws the same numbers.
         random = step_generator(seed, -1 - start // SHARD)
         z = torch.randn(SHARD, generator.config.z_dim, generator=random)[: stop - start].to(clip.device)
-        w = generator.mapping(z)[:, 0]
+        c = generator.draw_labels(SHARD, random)
+        w = generator.mapping(z, None if c is None else c[: stop - start])[:, 0]
         pictures = (
             generator.synthesis(part[:, None].expand(-1, generator.num_ws, -1))
             for part in w.split(_batch_size(generator.config.img_resolution))

@@ -220,10 +220,8 @@ def train_mapper(
         The bundle's folder.
 
     Raises:
-        ValueError: the generator is conditional, or a loss or gradient is not finite; no checkpoint has it.
+        ValueError: a loss or gradient is not finite; no checkpoint has it.
     """
-    if generator.config.c_dim:
-        raise ValueError("the generator needs labels; a mapper can be trained for an unconditional one only")
     device = clip.device
     processes = Processes(device)
     cache = run.path / "cache"
@@ -283,7 +281,11 @@ def train_mapper(
     bundle = run.path / "bundle"
     if not processes.is_first:
         return bundle
-    info = BundleInfo(name=run.path.name, description=f"Trained by clip2gan train-mapper for {total} steps.")
+    info = BundleInfo(
+        name=run.path.name,
+        description=f"Trained by clip2gan train-mapper for {total} steps.",
+        licences={} if generator.licence is None else {"generator": generator.licence},
+    )
     write_bundle(bundle, generator, clip, {config.mapper: average}, gap, info=info)
     return bundle
 
@@ -410,7 +412,9 @@ class _StepLosses:
         w = torch.empty(0, self.generator.config.w_dim, device=device)
         if known:
             z = torch.randn(bounds[known], self.generator.config.z_dim, generator=random)
-            ws = self.generator.mapping(z[self.processes.rows([len(z)])].to(device))
+            c = self.generator.draw_labels(len(z), random)
+            mine = self.processes.rows([len(z)])
+            ws = self.generator.mapping(z[mine].to(device), None if c is None else c[mine].to(device))
             w = ws[:, 0]
             images.append(self.generator.synthesis(ws, noise_mode="const"))
         for source, size in zip(sources, sizes[bool(known) :], strict=True):

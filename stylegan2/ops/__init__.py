@@ -69,12 +69,12 @@ def epilogue(
     scale: Tensor | None = None,
     noise: Tensor | None = None,
     b: Tensor | None = None,
+    gain: float = ACTIVATIONS["lrelu"].gain,
     clamp: float | None = None,
 ) -> Tensor:
-    """clamp(sqrt(2) * lrelu(x * scale + noise + b)); see `reference.epilogue`."""
+    """clamp(gain * lrelu(x * scale + noise + b)); see `reference.epilogue`."""
     function = registered.epilogue if uses_kernels(x) else reference.epilogue
-    activation = ACTIVATIONS["lrelu"]
-    return function(x, scale, noise, b, activation.alpha, activation.gain, clamp)
+    return function(x, scale, noise, b, ACTIVATIONS["lrelu"].alpha, gain, clamp)
 
 
 def upfirdn2d(

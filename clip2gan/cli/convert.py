@@ -1,0 +1,92 @@
+"""`clip2gan convert`: any StyleGAN2 checkpoint into a safetensors file, or just what it holds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clip2gan.cli._common import check_outputs, fetch_progress, force_option, json_option, sha256_option
+
+EPILOG = """
+Examples:
+
+    clip2gan convert ffhq.pkl ffhq.safetensors
+
+    clip2gan convert --inspect stylegan2-church.pt
+
+Reads NVIDIA's .pkl (PyTorch and TensorFlow), rosinality's .pt with e4e's and pSp's, and safetensors of ours.
+Nothing in a file is run. docs/checkpoints.md tells what is read, and what is refused and why.
+"""
+
+
+@click.command("convert", epilog=EPILOG)
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="[DST.safetensors]", required=False, type=click.Path(path_type=Path))
+@click.option("--inspect", "only_inspect", is_flag=True, help="Tell what SRC holds and write nothing.")
+@click.option(
+    "--network",
+    type=click.Choice(["G_ema", "G"]),
+    default="G_ema",
+    show_default=True,
+    help="The averaged weights, or those that were trained last.",
+)
+@sha256_option
+@force_option
+@json_option
+def command(
+    *,
+    source: str,
+    target: Path | None,
+    only_inspect: bool,
+    network: Any,
+    sha256: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Read the generator of a StyleGAN2 checkpoint (a file or an https address); write it as safetensors."""
+    if only_inspect == (target is not None):
+        raise click.UsageError("give SRC and DST.safetensors, or --inspect SRC", click.get_current_context())
+    if target is not None:
+        if target.suffix.lower() != ".safetensors":
+            message = (
+                f"{target}: only safetensors are written; name it {target.with_suffix('.safetensors').name}"
+            )
+            raise click.BadParameter(message, param_hint="'DST'")
+        check_outputs([target], force)
+    from stylegan2 import save_generator
+    from stylegan2.checkpoints import inspect, load_generator, local_file
+
+    path = local_file(source, sha256, progress=fetch_progress)
+    facts = {"source": source, **inspect(path, network=network)}
+    if target is not None:
+        save_generator(load_generator(path, network=network), target)
+        facts["written"] = str(target)
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        _print(facts)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    half = facts["num_fp16_res"]
+    rows = {
+        "format": facts["format"],
+        "resolution": f"{facts['img_resolution']} px, {facts['img_channels']} channels",
+        "architecture": f"{facts['architecture']}, mapping of {facts['mapping_layers']} layers",
+        "latents": f"z {facts['z_dim']}, w {facts['w_dim']}, num_ws {facts['num_ws']}",
+        "labels": facts["c_dim"] or "none",
+        "widths": ", ".join(f"{resolution}: {width}" for resolution, width in facts["widths"].items()),
+        "parameters": f"{facts['parameters']:,}",
+        "16 bit": f"the {half} highest resolutions, on CUDA" if half else "no",
+        "clamp": facts["conv_clamp"] or "none",
+        "code inside": "yes; it was not run" if facts["code_inside"] else "no",
+        "licence": facts["licence"] or "not stated in the file",
+    }
+    click.echo(facts["source"])
+    for label, value in rows.items():
+        click.echo(f"  {label:12}  {value}")
+    for note in facts["notes"]:
+        click.echo(f"  note: {note}")
+    if "written" in facts:
+        click.echo(f"wrote {facts['written']}")

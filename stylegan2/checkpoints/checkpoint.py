@@ -1,0 +1,152 @@
+"""What every reader gives: tensors under NVIDIA's PyTorch names, and the configuration that they show."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from stylegan2.checkpoints.pickles import CheckpointError
+from stylegan2.generator import Architecture, GeneratorConfig
+from stylegan2.layers import RESAMPLE_TAPS
+from stylegan2.ops import setup_filter
+
+Network = Literal["G_ema", "G"]
+NVIDIA_LICENCE = (
+    "as published by NVIDIA, for non-commercial use only (NVIDIA Source Code License); "
+    "weights that others trained have their own terms"
+)
+MAPPING_LEARNING_RATE = 0.01  # the multiplier that GeneratorConfig takes for granted
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A generator as read from a file.
+
+    Attributes:
+        format: "safetensors", "nvidia", "tensorflow" or "rosinality".
+        config: the generator's shape, taken from the tensors' shapes.
+        tensors: by the names of `Generator.state_dict()`.
+        licence: of the weights, where the source tells.
+        has_code: whether source text was found inside. It was not run.
+        notes: what a user should know about how the file was read.
+    """
+
+    format: str
+    config: GeneratorConfig
+    tensors: Mapping[str, Tensor]
+    licence: str | None = None
+    has_code: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class WithoutData(TorchFunctionMode):
+    """While this is in force, weights are shapes on the meta device: nothing is drawn and nothing allocated.
+
+    PyTorch's own way, `with torch.device("meta")`, takes two seconds at its first arithmetic, importing what
+    it needs to work out the results' shapes.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.randn, torch.zeros, torch.full):
+            size = args[0] if isinstance(args[0], (list, tuple)) else args
+            return torch.empty(size, device="meta")
+        if func is torch.Tensor.div and args[0].is_meta:  # a scale for the initial weights
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def infer_config(
+    tensors: Mapping[str, Tensor], num_fp16_res: int = 0, conv_clamp: float | None = None
+) -> GeneratorConfig:
+    """The configuration that the tensors' names and shapes show; the last two do not show in them.
+
+    Raises CheckpointError when a tensor that tells is not there, or the configuration is none of a StyleGAN2.
+    """
+
+    def shape(name: str, dimensions: int) -> torch.Size:
+        if name not in tensors or tensors[name].ndim != dimensions:
+            found = list(tensors[name].shape) if name in tensors else "missing"
+            raise CheckpointError(f"not a StyleGAN2 generator: {name} is {found}")
+        return tensors[name].shape
+
+    resolutions = _numbers(tensors, r"synthesis\.b(\d{1,5})\..*")
+    if resolutions != [4 * 2**k for k in range(len(resolutions))] or len(resolutions) < 2:
+        raise CheckpointError(f"not a StyleGAN2 generator: it has blocks at resolutions {resolutions[:12]}")
+    widths = tuple(shape(f"synthesis.b{resolution}.conv1.weight", 4)[0] for resolution in resolutions)
+    depth = len(_numbers(tensors, r"mapping\.fc(\d{1,3})\.weight"))
+    w_dim, z_dim = shape("mapping.fc0.weight", 2)
+    c_dim = 0
+    if "mapping.embed.weight" in tensors:
+        embedded, c_dim = shape("mapping.embed.weight", 2)
+        z_dim -= embedded
+    architecture: Architecture = "skip"
+    if "synthesis.b4.torgb.weight" not in tensors:
+        architecture = "resnet" if "synthesis.b8.skip.weight" in tensors else "orig"
+    base, maximum = _base_and_maximum(resolutions, widths)
+    try:
+        config = GeneratorConfig(
+            z_dim=z_dim,
+            c_dim=c_dim,
+            w_dim=w_dim,
+            img_resolution=resolutions[-1],
+            img_channels=shape(f"synthesis.b{resolutions[-1]}.torgb.weight", 4)[0],
+            channel_base=base,
+            channel_max=maximum,
+            mapping_layers=depth,
+            num_fp16_res=num_fp16_res,
+            conv_clamp=conv_clamp,
+            architecture=architecture,
+        )
+        if [config.channels(resolution) for resolution in resolutions] != list(widths):
+            config = GeneratorConfig(**{**vars(config), "widths": widths})
+    except ValueError as error:
+        raise CheckpointError(f"not a StyleGAN2 generator: {error}") from error
+    return config
+
+
+def check_filter(f: Tensor, name: str) -> None:
+    """Raise CheckpointError unless `f` [4, 4] is the filter that StyleGAN2 resamples with."""
+    expected = setup_filter(RESAMPLE_TAPS)
+    if f.shape != expected.shape or not torch.allclose(f, expected, atol=1e-5):
+        raise CheckpointError(f"{name}: resamples with another filter than [1, 3, 3, 1]; not supported")
+
+
+def layer_at(index: int) -> tuple[int, str]:
+    """(resolution, layer) of the index-th convolution: one at 4x4, two at each higher resolution."""
+    return 4 * 2 ** ((index + 1) // 2), "conv0" if index % 2 else "conv1"
+
+
+def without_first(name: str, value: Tensor) -> Tensor:
+    """`value` [1, ...] without that dimension."""
+    if value.ndim == 0 or value.shape[0] != 1:
+        raise CheckpointError(f"{name} is {list(value.shape)}; a first dimension of 1 was expected")
+    return value[0]
+
+
+def with_filters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors and, for formats that do not store them, the filters of all layers that have one."""
+    filters = {}
+    for name in tensors:
+        layer, _, part = name.rpartition(".")
+        if part == "weight" and layer.endswith((".conv0", ".conv1", ".skip")):
+            for owner in (layer, layer.rpartition(".")[0]):
+                filters[f"{owner}.resample_filter"] = setup_filter(RESAMPLE_TAPS)
+    return {**tensors, **filters}
+
+
+def _numbers(names: Iterable[str], pattern: str) -> list[int]:
+    matches = (re.fullmatch(pattern, name) for name in names)
+    return sorted({int(match[1]) for match in matches if match})
+
+
+def _base_and_maximum(resolutions: list[int], widths: tuple[int, ...]) -> tuple[int, int]:
+    """channel_base and channel_max that give these widths, if any do."""
+    maximum = max(widths)
+    narrower = [r * width for r, width in zip(resolutions, widths, strict=True) if width < maximum]
+    return max(narrower, default=maximum * resolutions[-1]), maximum

@@ -1,0 +1,175 @@
+"""Checkpoints from the web: https only, resumed where they stopped, refused when they are something else."""
+
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+from stylegan2.checkpoints.containers import HEAD, check_head
+from stylegan2.checkpoints.pickles import CheckpointError
+from stylegan2.files import fingerprint
+
+CHUNK = 2**20
+MAX_BYTES = 8 * 2**30
+TIMEOUT = 30  # seconds without a byte
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # what goes there does not leave the machine
+
+Progress = Callable[[Iterable[bytes], int | None], Iterable[bytes]]
+
+
+def is_address(source: str) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: $XDG_CACHE_HOME/stylegan2, by default ~/.cache/stylegan2."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stylegan2"
+
+
+def fetch(
+    address: str,
+    sha256: str | None = None,
+    *,
+    folder: Path | None = None,
+    progress: Progress = lambda chunks, total: chunks,
+) -> Path:
+    """The file at an https address, from the cache if it is there.
+
+    A transfer that broke off is kept as NAME.part and goes on at the next call, if the server says that its
+    file is still the same one.
+
+    Args:
+        address: where it is.
+        sha256: of the whole file, in hex; another file is refused.
+        folder: the cache; default `cache_folder()`.
+        progress: wraps the chunks as they arrive; told how many there will be, if the server tells.
+
+    Raises:
+        CheckpointError: the address is not https, or what is there is no checkpoint or has another sha256.
+        OSError: the server or the network does not give it (whole).
+    """
+    _check_scheme(address)
+    expected = None if sha256 is None else check_sum(sha256)
+    folder = cache_folder() if folder is None else folder
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(unquote(urlsplit(address).path)).name)[-80:].lstrip(".")
+    path = folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name or 'checkpoint'}"
+    if path.is_file() and (expected is None or fingerprint(path) == expected):
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        _transfer(address, part, progress)
+        verify_sum(part, expected, address)
+        part.replace(path)
+    except CheckpointError:  # what is there is not worth going on with
+        part.unlink(missing_ok=True)
+        _validator_file(part).unlink(missing_ok=True)
+        raise
+    _validator_file(part).unlink(missing_ok=True)
+    return path
+
+
+def check_sum(sha256: str) -> str:
+    """A sha256 in lower case. Raises CheckpointError when it is none."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise CheckpointError(f"{sha256!r:.80} is not a sha256: 64 hexadecimal digits are expected")
+    return sha256.lower()
+
+
+def verify_sum(path: Path, expected: str | None, source: str) -> None:
+    """Raise CheckpointError unless `path` has this sha256 (in lower case; None fits all)."""
+    found = None if expected is None else fingerprint(path)
+    if found != expected:
+        raise CheckpointError(
+            f"{source}: its sha256 is {found}, not {expected}; it is another file, or damaged"
+        )
+
+
+def _transfer(address: str, part: Path, progress: Progress) -> None:
+    """Get what is missing of `part`. Raises OSError or CheckpointError."""
+    have = part.stat().st_size if part.is_file() else 0
+    validator_file = _validator_file(part)
+    validator = validator_file.read_text() if validator_file.is_file() else ""
+    headers = {"User-Agent": "clip2gan"}
+    if have and validator:
+        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+    try:
+        with _OPENER.open(urllib.request.Request(address, headers=headers), timeout=TIMEOUT) as response:
+            resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+                f"bytes {have}-"
+            )
+            start = have if resumed else 0
+            length = response.headers.get("Content-Length", "")
+            total = start + int(length) if length.isdecimal() else None
+            if total is not None and total > MAX_BYTES:
+                raise CheckpointError(f"{address}: {total:,} bytes; no checkpoint is so large")
+            validator_file.write_text(_validator(response.headers))
+            with part.open("ab" if resumed else "wb") as file:
+                chunks = -(-(total - start) // CHUNK) if total is not None else None
+                size = start
+                for chunk in progress(_chunks(response, address, first=not resumed), chunks):
+                    file.write(chunk)
+                    size += len(chunk)
+                    if size > MAX_BYTES:
+                        raise CheckpointError(f"{address}: does not end; no checkpoint is so large")
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to get, or the file shrank: the next call starts anew
+            validator_file.unlink(missing_ok=True)
+        raise OSError(
+            f"{address}: the server answers {error.code} {error.reason}; check the address"
+        ) from error
+    except urllib.error.URLError as error:
+        raise OSError(
+            f"{address}: cannot be fetched ({error.reason}); check the address and network"
+        ) from error
+    except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        raise OSError(f"{address}: broke off ({error}); the same command goes on from there") from error
+    if total is not None and size != total:
+        raise OSError(
+            f"{address}: broke off at {size:,} of {total:,} bytes; the same command goes on from there"
+        )
+
+
+def _chunks(response: IO[bytes], address: str, first: bool) -> Iterator[bytes]:
+    """A body in parts; its start is looked at before anything is kept."""
+    while chunk := response.read(CHUNK):
+        if first:
+            try:
+                check_head(chunk[:HEAD])
+            except CheckpointError as error:
+                raise CheckpointError(f"{address}: {error}") from error
+            first = False
+        yield chunk
+
+
+def _validator(headers: Any) -> str:
+    """What tells this file from a later one at the same address: a strong ETag, or its date."""
+    tag = headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
+
+
+def _validator_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.validator")
+
+
+def _check_scheme(address: str) -> None:
+    url = urlsplit(address)
+    if url.scheme != "https" and not (url.scheme == "http" and url.hostname in LOOPBACK):
+        raise CheckpointError(f"{address}: only https:// addresses are fetched")
+
+
+class _SecureRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https only."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        _check_scheme(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_SecureRedirects)
