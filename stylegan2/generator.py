@@ -231,7 +231,7 @@ class SynthesisBlock(nn.Module):
     def dtype(self, device: torch.device) -> torch.dtype:
         """What this resolution computes in.
 
-        Unless `set_precision` says otherwise, a generator that is not trained computes in 16 bit on CUDA only,
+        Unless `set_precision` says otherwise, a generator in use computes in 16 bit on CUDA only,
         as those that wrote the checkpoints do.
         """
         if not self.is_half or not (self.half_type or self.training or device.type == "cuda"):
