@@ -97,7 +97,12 @@ def test_the_autoencoder_learns(tmp_path):
 def test_a_run_can_start_from_another(tmp_path):
     first = RunFolder.open(tmp_path / "first", {})
     train(CONFIG, Patches(), first, CPU)
-    initial = averaged_networks(first)
+    checkpoint = first.latest()
+    assert checkpoint is not None
+    initial = checkpoint[1]
+    assert set(averaged_networks(initial)) == {
+        name for name in initial if name.startswith(("generator/", "encoder/"))
+    }
     config = replace(CONFIG, autoencoder_images=4, autoencoder_lr=0.0, mapping_steps=0, adversarial_images=0)
     generator = train(config, Patches(), RunFolder.open(tmp_path / "second", {}), CPU, initial=initial)
     expected = load_generator(tmp_path / "first" / "generator.safetensors")

@@ -106,7 +106,10 @@ def main(sources: tuple[str, ...], measured: Path | None, gan: Path | None, out:
         write_bundle(out, bundle.generator, bundle.clip, mappers, bundle.gap, info=info, half=True)
         if gan is not None:
             config = json.loads((gan / "config.json").read_text(encoding="utf-8"))
-            save_tensors(GAN_STATE, averaged_networks(RunFolder.open(gan, config)), config)
+            checkpoint = RunFolder.open(gan, config).latest()
+            if checkpoint is None:
+                raise ValueError(f"{gan} has no checkpoint")
+            save_tensors(GAN_STATE, averaged_networks(checkpoint[1]), config)
             click.echo(f"wrote {GAN_STATE}")
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error

@@ -104,7 +104,8 @@ PRESETS = {
 @click.option(
     "--init",
     type=EXISTING_FILE,
-    help="Start from the generator and the encoder of this file, a checkpoint of a run of the same shape.",
+    help="Start from the averaged networks of this file, a checkpoint of a run of the same shape; where its "
+    "mapping network is fitted anew, that may be of another depth.",
 )
 @click.option("--half/--no-half", default=True, show_default=True, help="Compute in 16 bit where it is safe.")
 @click.option("--dry-run", is_flag=True, help="Print the settings and stop.")

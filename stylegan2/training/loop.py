@@ -149,9 +149,9 @@ def train(
 
     Writes checkpoints, figures and previews as it goes, and generator.safetensors at each checkpoint.
     `perceptual` is a distance of pictures [N, 3, R, R], made and real, for perceptual_weight > 0. `initial`
-    holds "generator/..." and "encoder/..." weights to start from, as `averaged_networks` gives; its mapping
-    network is left out where the mapping phase fits one. `progress` wraps the range of steps left. Raises
-    ValueError when the pictures do not fit the generator.
+    holds weights to start from, of a checkpoint or of `averaged_networks`; their mapping network is left out
+    where the mapping phase fits one. `progress` wraps the range of steps left. Raises ValueError when the
+    pictures do not fit the generator.
     """
     if config.perceptual_weight > 0 and perceptual is None:
         raise ValueError("perceptual_weight is above 0, but no perceptual distance is given")
@@ -198,22 +198,17 @@ def train(
     return finished_generator(networks, config)
 
 
-def averaged_networks(run: RunFolder) -> dict[str, Tensor]:
-    """The averaged generator and encoder of a run's newest checkpoint, in 16 bit, for `train` to start from.
-
-    Raises ValueError when the run has no checkpoint.
-    """
-    checkpoint = run.latest()
-    if checkpoint is None:
-        raise ValueError(f"{run.path} has no checkpoint")
+def averaged_networks(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged generator and encoder of a training's checkpoint, in 16 bit, for `train` to start from."""
     return {
         name.replace("_ema/", "/"): tensor.half()
-        for name, tensor in checkpoint[1].items()
+        for name, tensor in checkpoint.items()
         if name.startswith(("generator_ema/", "encoder_ema/"))
     }
 
 
 def _start_from(initial: Mapping[str, Tensor], networks: Networks, fit_mapping: bool) -> None:
+    initial = averaged_networks(initial) or initial
     unpack(initial, encoder=networks.encoder)
     if fit_mapping:
         synthesis = "generator/synthesis."
