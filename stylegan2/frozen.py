@@ -13,7 +13,7 @@ The modules of generator.py define what is computed; here only the order differs
   the output tells the slope of the leaky ReLU, and sums over it give the demodulation's gradient.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -259,7 +259,7 @@ def _block(
 ) -> tuple[Tensor | None, Tensor]:
     """x -> the block's features (None of the last one) and its RGB."""
     count, size, channels = len(x), block.resolution, len(block.layers[-1].bias)
-    y = None if is_last else _empty(count, channels, size, size, x)
+    y = None if is_last else _empty((count, channels, size, size), x)
     rgb = torch.empty(count, kernels.shape[1], size, size)
     for pictures, ranges in _tiles(count, size, channels * size * x.itemsize):
         *before, conv1 = [
@@ -299,7 +299,7 @@ class _Modulated(torch.autograd.Function):
         ctx: Any, x: Tensor, styles: Tensor, gain: Tensor, layer: Layer, noise: Tensor | None
     ) -> Tensor:
         size = layer.resolution
-        y = _empty(len(x), len(layer.bias), size, size, x)
+        y = _empty((len(x), len(layer.bias), size, size), x)
         for pictures, ranges in _tiles(len(x), size, y.shape[1] * size * y.itemsize):
             bound = bind(layer, styles, gain, noise, pictures)
             for first, last in ranges:
@@ -310,11 +310,12 @@ class _Modulated(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        (dy,) = grads
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dy: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
         layer, noise = ctx.layer, ctx.noise
         x, styles, gain, y = ctx.saved_tensors
-        dx = _empty(*x.shape, x) if ctx.needs_input_grad[0] else None
+        dx = _empty(x.shape, x) if ctx.needs_input_grad[0] else None
         dstyles, dgain = torch.zeros_like(styles), torch.zeros_like(gain)
         bias = layer.bias.to(torch.float32)
         up, height = layer.up, x.shape[2]
@@ -390,8 +391,8 @@ def _per_channel(scale: Tensor, layer: Layer) -> Tensor:
     return scale.to(layer.cast.dtype)[:, :, None, None]
 
 
-def _empty(count: int, channels: int, height: int, width: int, like: Tensor) -> Tensor:
-    return torch.empty(count, channels, height, width, dtype=like.dtype, memory_format=torch.channels_last)
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    return torch.empty(*shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
 def _noise(layer: Layer, noise_mode: "NoiseMode", count: int) -> Tensor | None:
