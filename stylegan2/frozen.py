@@ -78,7 +78,7 @@ class Block:
     """A SynthesisBlock, ready to run.
 
     const: what the first block starts from, [1, C, 4, 4]. layers: one in the first block, else two.
-    rgb_weight: [img_channels, C], with its gain.
+    rgb_weight: [img_channels, C], with its gain. is_last: whether no other block reads its features.
     """
 
     resolution: int
@@ -90,6 +90,7 @@ class Block:
     rgb_bias: Tensor
     rgb_clamp: float | None
     up_filter: Tensor
+    is_last: bool
 
     def rgb(self, x: Tensor, kernels: Tensor) -> Tensor:
         """[n, C, h, W] and each picture's kernel [n, img_channels, C] -> [n, img_channels, h, W], float32."""
@@ -175,8 +176,12 @@ def prepared(synthesis: "SynthesisNetwork") -> list[Block]:
     blocks, types = _blocks(synthesis), _types(synthesis)
     state = [types, [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]]
     if synthesis.prepared is None or synthesis.prepared[0] != state:
-        with torch.no_grad():
-            ready = [_prepare_block(block, dtype) for block, dtype in zip(blocks, types, strict=True)]
+        # Whatever mode this is called in, the tensors serve calls that want gradients too.
+        with torch.inference_mode(False), torch.no_grad():
+            ready = [
+                _prepare_block(block, dtype, is_last=block is blocks[-1])
+                for block, dtype in zip(blocks, types, strict=True)
+            ]
         synthesis.prepared = state, ready
     return synthesis.prepared[1]
 
@@ -192,7 +197,7 @@ def _types(synthesis: "SynthesisNetwork") -> list[torch.dtype]:
     return [block.dtype(torch.device("cpu")) for block in _blocks(synthesis)]
 
 
-def _prepare_block(block: "SynthesisBlock", dtype: torch.dtype) -> Block:
+def _prepare_block(block: "SynthesisBlock", dtype: torch.dtype, is_last: bool) -> Block:
     torgb = block.torgb
     layers = [block.conv1] if block.is_first else [block.conv0, block.conv1]
     return Block(
@@ -205,6 +210,7 @@ def _prepare_block(block: "SynthesisBlock", dtype: torch.dtype) -> Block:
         rgb_bias=torgb.bias,
         rgb_clamp=torgb.conv_clamp,
         up_filter=block.resample_filter,
+        is_last=is_last,
     )
 
 
@@ -243,7 +249,7 @@ def _synthesize(blocks: list[Block], ws: Tensor, noise_mode: "NoiseMode") -> Ten
         noises = [_noise(layer, noise_mode, len(ws)) for layer in block.layers]
         modulations = [layer.modulation(each) for layer, each in zip(block.layers, w, strict=False)]
         kernels = (block.rgb_affine(w[-1])[:, None, :] * block.rgb_weight).to(block.dtype)
-        x, rgb = run_block(block, x.to(block.dtype), modulations, noises, kernels, block is blocks[-1])
+        x, rgb = run_block(block, x.to(block.dtype), modulations, noises, kernels)
         image = rgb if image is None else upsample2d(image, block.up_filter) + rgb
     assert image is not None
     return image
@@ -255,11 +261,10 @@ def _block(
     modulations: list[tuple[Tensor, Tensor]],
     noises: list[Tensor | None],
     kernels: Tensor,
-    is_last: bool,
 ) -> tuple[Tensor | None, Tensor]:
     """x -> the block's features (None of the last one) and its RGB."""
     count, size, channels = len(x), block.resolution, len(block.layers[-1].bias)
-    y = None if is_last else _empty((count, channels, size, size), x)
+    y = None if block.is_last else _empty((count, channels, size, size), x)
     rgb = torch.empty(count, kernels.shape[1], size, size)
     for pictures, ranges in _tiles(count, size, channels * size * x.itemsize):
         *before, conv1 = [
@@ -284,7 +289,6 @@ def _block_with_gradient(
     modulations: list[tuple[Tensor, Tensor]],
     noises: list[Tensor | None],
     kernels: Tensor,
-    is_last: bool,
 ) -> tuple[Tensor, Tensor]:
     for layer, modulation, noise in zip(block.layers, modulations, noises, strict=True):
         x = _Modulated.apply(x, *modulation, layer, noise)
