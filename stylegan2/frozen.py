@@ -13,7 +13,7 @@ The modules of generator.py define what is computed; here only the order differs
   the output tells the slope of the leaky ReLU, and sums over it give the demodulation's gradient.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class Block:
     """A SynthesisBlock, ready to run.
 
     const: what the first block starts from, [1, C, 4, 4]. layers: one in the first block, else two.
-    rgb_weight: [img_channels, C], with its gain.
+    rgb_weight: [img_channels, C], with its gain. is_last: whether no other block reads its features.
     """
 
     resolution: int
@@ -90,6 +90,7 @@ class Block:
     rgb_bias: Tensor
     rgb_clamp: float | None
     up_filter: Tensor
+    is_last: bool
 
     def rgb(self, x: Tensor, kernels: Tensor) -> Tensor:
         """[n, C, h, W] and each picture's kernel [n, img_channels, C] -> [n, img_channels, h, W], float32."""
@@ -176,8 +177,12 @@ def prepared(synthesis: "SynthesisNetwork") -> list[Block]:
     blocks, types = _blocks(synthesis), _types(synthesis)
     state = [types, [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]]
     if synthesis.prepared is None or synthesis.prepared[0] != state:
-        with torch.no_grad():
-            ready = [_prepare_block(block, dtype) for block, dtype in zip(blocks, types, strict=True)]
+        # Whatever mode this is called in, the tensors serve calls that want gradients too.
+        with torch.inference_mode(False), torch.no_grad():
+            ready = [
+                _prepare_block(block, dtype, is_last=block is blocks[-1])
+                for block, dtype in zip(blocks, types, strict=True)
+            ]
         synthesis.prepared = state, ready
     return synthesis.prepared[1]
 
@@ -193,7 +198,7 @@ def _types(synthesis: "SynthesisNetwork") -> list[torch.dtype]:
     return [block.dtype(torch.device("cpu")) for block in _blocks(synthesis)]
 
 
-def _prepare_block(block: "SynthesisBlock", dtype: torch.dtype) -> Block:
+def _prepare_block(block: "SynthesisBlock", dtype: torch.dtype, is_last: bool) -> Block:
     torgb = block.torgb
     layers = [block.conv1] if block.is_first else [block.conv0, block.conv1]
     return Block(
@@ -206,6 +211,7 @@ def _prepare_block(block: "SynthesisBlock", dtype: torch.dtype) -> Block:
         rgb_bias=torgb.bias,
         rgb_clamp=torgb.conv_clamp,
         up_filter=block.resample_filter,
+        is_last=is_last,
     )
 
 
@@ -244,7 +250,7 @@ def _synthesize(blocks: list[Block], ws: Tensor, noise_mode: "NoiseMode") -> Ten
         noises = [_noise(layer, noise_mode, len(ws)) for layer in block.layers]
         modulations = [layer.modulation(each) for layer, each in zip(block.layers, w, strict=False)]
         kernels = (block.rgb_affine(w[-1])[:, None, :] * block.rgb_weight).to(block.dtype)
-        x, rgb = run_block(block, x.to(block.dtype), modulations, noises, kernels, block is blocks[-1])
+        x, rgb = run_block(block, x.to(block.dtype), modulations, noises, kernels)
         image = rgb if image is None else upsample2d(image, block.up_filter) + rgb
     assert image is not None
     return image
@@ -256,11 +262,10 @@ def _block(
     modulations: list[tuple[Tensor, Tensor]],
     noises: list[Tensor | None],
     kernels: Tensor,
-    is_last: bool,
 ) -> tuple[Tensor | None, Tensor]:
     """x -> the block's features (None of the last one) and its RGB."""
     count, size, channels = len(x), block.resolution, len(block.layers[-1].bias)
-    y = None if is_last else _empty(count, channels, size, size, x)
+    y = None if block.is_last else _empty((count, channels, size, size), x)
     rgb = torch.empty(count, kernels.shape[1], size, size)
     for pictures, ranges in _tiles(count, size, channels * size * x.itemsize):
         *before, conv1 = [
@@ -285,7 +290,6 @@ def _block_with_gradient(
     modulations: list[tuple[Tensor, Tensor]],
     noises: list[Tensor | None],
     kernels: Tensor,
-    is_last: bool,
 ) -> tuple[Tensor, Tensor]:
     for layer, modulation, noise in zip(block.layers, modulations, noises, strict=True):
         x = _Modulated.apply(x, *modulation, layer, noise)
@@ -300,7 +304,7 @@ class _Modulated(torch.autograd.Function):
         ctx: Any, x: Tensor, styles: Tensor, gain: Tensor, layer: Layer, noise: Tensor | None
     ) -> Tensor:
         size = layer.resolution
-        y = _empty(len(x), len(layer.bias), size, size, x)
+        y = _empty((len(x), len(layer.bias), size, size), x)
         for pictures, ranges in _tiles(len(x), size, y.shape[1] * size * y.itemsize):
             bound = bind(layer, styles, gain, noise, pictures)
             for first, last in ranges:
@@ -311,11 +315,12 @@ class _Modulated(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        (dy,) = grads
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, dy: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
         layer, noise = ctx.layer, ctx.noise
         x, styles, gain, y = ctx.saved_tensors
-        dx = _empty(*x.shape, x) if ctx.needs_input_grad[0] else None
+        dx = _empty(x.shape, x) if ctx.needs_input_grad[0] else None
         dstyles, dgain = torch.zeros_like(styles), torch.zeros_like(gain)
         bias = layer.bias.to(torch.float32)
         up, height = layer.up, x.shape[2]
@@ -391,8 +396,8 @@ def _per_channel(scale: Tensor, layer: Layer) -> Tensor:
     return scale.to(layer.cast.dtype)[:, :, None, None]
 
 
-def _empty(count: int, channels: int, height: int, width: int, like: Tensor) -> Tensor:
-    return torch.empty(count, channels, height, width, dtype=like.dtype, memory_format=torch.channels_last)
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    return torch.empty(*shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
 def _noise(layer: Layer, noise_mode: "NoiseMode", count: int) -> Tensor | None:

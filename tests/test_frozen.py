@@ -81,6 +81,15 @@ def test_a_changed_weight_is_seen():
     torch.testing.assert_close(changed, copy.deepcopy(generator).requires_grad_(True).synthesis(ws))
 
 
+def test_what_inference_mode_prepared_serves_gradients():
+    trainable, generator = make_pair()
+    ws = make_ws(generator, 1)
+    with torch.inference_mode():
+        generator.synthesis(ws)
+    _, grad = gradient(generator, ws, "const")
+    torch.testing.assert_close(grad, gradient(trainable, ws, "const")[1], rtol=1e-3, atol=1e-3)
+
+
 def test_frozen_weights_keep_no_graph():
     _, generator = make_pair()
     assert not generator.synthesis(make_ws(generator, 1)).requires_grad

@@ -5,7 +5,7 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ BROKEN = 'echo "ops.cu(3): fatal error: cuda_fp16.h: No such file"; exit 1'
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, no compiler, and CPU tensors that are taken for those of a GPU."""
     for name in ("CUDA_PATH", "LOCAL_RANK", "STYLEGAN2_OPS"):
         monkeypatch.delenv(name, raising=False)
@@ -116,7 +116,8 @@ def test_with_a_stale_lock(how, cache, nvcc, run, tiny_bundle, tmp_path):
     lock = folder / "lock"
     lock.touch()
     if how == "old":
-        os.utime(lock, (time.time() - 2 * build.LOCK_SECONDS,) * 2)
+        long_ago = time.time() - 2 * build.LOCK_SECONDS
+        os.utime(lock, (long_ago, long_ago))
     else:
         lock.write_text(f"{socket.gethostname()} {dead_process()}")
     assert f"{lock} was left by a build that was killed; delete it" in told(

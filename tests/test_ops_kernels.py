@@ -144,9 +144,9 @@ def epilogue_arguments(shape: list[int], scaled: bool, noisy: int, biased: bool)
 )
 def test_epilogue_kernel_is_the_definition(kernels, shape, how, dtype, scaled, noisy, biased, slope, clamp):
     x = rough(shape, dtype, how)
-    arguments = (*epilogue_arguments(shape, scaled, noisy, biased), slope, 1.5, clamp)
-    y = kernels.epilogue(x, *arguments)
-    expected = reference.epilogue(x.float(), *arguments)
+    scale, noise, b = epilogue_arguments(shape, scaled, noisy, biased)
+    y = kernels.epilogue(x, scale, noise, b, slope, 1.5, clamp)
+    expected = reference.epilogue(x.float(), scale, noise, b, slope, 1.5, clamp)
     assert y.dtype == dtype
     torch.testing.assert_close(y.float(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * 2)
 
@@ -186,13 +186,14 @@ def test_registered_epilogue_has_the_right_derivatives(clamp, noisy):
     shape = [2, 3, 4, 2]
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     rest = epilogue_arguments(shape, True, noisy, True)
-    rest = [None if t is None else t.double().requires_grad_(True) for t in rest]
+    there = [t.double().requires_grad_(True) for t in rest if t is not None]
 
-    def function(*tensors: torch.Tensor) -> torch.Tensor:
-        return registered.epilogue(*tensors, 0.2, 2**0.5, clamp)
+    def function(x: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
+        scale, *noise, b = tensors
+        return registered.epilogue(x, scale, noise[0] if noise else None, b, 0.2, 2**0.5, clamp)
 
-    assert torch.autograd.gradcheck(function, (x, *rest))
-    assert torch.autograd.gradgradcheck(function, (x, *rest))
+    assert torch.autograd.gradcheck(function, (x, *there))
+    assert torch.autograd.gradgradcheck(function, (x, *there))
 
 
 def test_registered_operations_keep_their_promises():

@@ -24,8 +24,8 @@ from stylegan2.files import atomic_path
 from stylegan2.ops.kernels import Kernels
 
 SOURCES = Path(__file__).parent / "csrc"
-BUILD_SECONDS = 120  # a compiler that takes longer is stopped
-LOCK_SECONDS = 150  # so a lock that is older was left by a build that was killed
+BUILD_SECONDS = 300  # a compiler that takes longer is stopped
+LOCK_SECONDS = 330  # so a lock that is older was left by a build that was killed
 
 
 class BuildError(Exception):
