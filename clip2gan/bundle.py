@@ -7,7 +7,7 @@
     gap.safetensors
     README.md               the model card
 
-Nothing in a bundle is code, and nothing is unpickled.
+Nothing in a bundle is code, and none is ever run.
 """
 
 import difflib

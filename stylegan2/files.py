@@ -69,7 +69,7 @@ def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
     """Raise ValueError unless `tensors` have exactly the names and shapes of the module's own."""
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unexpected {name:.80}" for name in tensors if name not in own]
+    problems += [f"unexpected {ascii(name)[1:-1]:.80}" for name in tensors if name not in own]
     problems += [
         f"{name} is {list(tensors[name].shape)}, expected {list(own[name].shape)}"
         for name in own

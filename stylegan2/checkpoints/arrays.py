@@ -148,7 +148,8 @@ def numpy_array(value: Value) -> np.ndarray:
     """A numpy array of numbers, still a view of the file. Raises CheckpointError for anything else."""
     if not isinstance(value, Record):
         raise CheckpointError(f"expected an array, found {describe(value)}")
-    order, data = "C", None
+    data = dtype = shape = None
+    order = "C"
     if value.name == RECONSTRUCT and isinstance(value.state, tuple) and len(value.state) == 5:
         _, shape, dtype, fortran, data = value.state
         order = "F" if fortran is True else "C"

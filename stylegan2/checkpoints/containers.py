@@ -117,7 +117,7 @@ def _zip_entries(data: memoryview) -> dict[str, memoryview]:
     """
     try:
         return dict(_walk_zip(data))
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise CheckpointError("damaged zip archive; get it again") from error
 
 

@@ -46,7 +46,8 @@ class Record:
     __slots__ = ("args", "name", "state")
 
     def __init__(self, name: str, args: tuple[Any, ...]):
-        self.name, self.args, self.state = name, args, None
+        self.name, self.args = name, args
+        self.state: Value = None
 
 
 Value = Any  # None, bool, int, float, str, bytes, memoryview, list, tuple, dict, set, Name or Record
