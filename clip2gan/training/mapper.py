@@ -127,7 +127,6 @@ PRESETS: dict[str, MapperTraining] = {
     "avatars": MapperTraining(
         mapper_settings={"width": 384, "sample_sigma": 0.3},
         samples=24576,
-        gap_settings={"sharpness": 40.0},  # its CLIP's logit scale is 25
         noise=Noise("unit", 0.3),
         weights=LossWeights(pixel_l1=1.0, perceptual=1.0, cosine=2.0, latent=0.5),
         warmup_steps=4000,
@@ -139,7 +138,6 @@ PRESETS: dict[str, MapperTraining] = {
     "avatars-flow": MapperTraining(
         mapper="flow",
         samples=24576,
-        gap_settings={"sharpness": 40.0},
         noise=Noise("unit", 0.3),
         warmup_steps=8000,
         warmup_lr=1e-3,
@@ -149,7 +147,6 @@ PRESETS: dict[str, MapperTraining] = {
         mapper="diffusion",
         mapper_settings={"width": 384, "blocks": 3},
         samples=24576,
-        gap_settings={"sharpness": 40.0},
         noise=Noise("unit", 0.3),
         warmup_steps=12000,
         warmup_lr=1e-3,
