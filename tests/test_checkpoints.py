@@ -456,7 +456,9 @@ BOMBS = {
     ),
     "a call of no name": (b"\x80\x04" + short_string(b"os.system") + b")R.", "damaged pickle"),
     "big-endian": (
-        lambda: re.sub(rb"(little_endianq.)\x88", rb"\1\x89", files.torch_save({"g_ema": {}}, legacy=True)),
+        lambda: re.sub(
+            rb"(?<=little_endianq.)\x88", b"\x89", files.torch_save({}, legacy=True), flags=re.DOTALL
+        ),
         "big-endian",
     ),
     "compressed": (lambda: rezipped(zipfile.ZIP_DEFLATED), "a compressed or encrypted zip archive"),
