@@ -90,7 +90,7 @@ def learned(made: Mapper, steps: int, rate: float = 2e-3, spread: float = 0.0) -
     made.train().requires_grad_(True)
     e = unit(64)
     w = torch.tanh(e @ torch.randn(6, 4, generator=torch.Generator().manual_seed(2)))
-    made.fit_statistics(e, torch.cat([w - spread, w + spread]))
+    made.fit_statistics(torch.cat([e, e]), torch.cat([w - spread, w + spread]))
     optimizer = torch.optim.Adam(made.parameters(), rate)
     random = torch.Generator().manual_seed(0)
     for _ in range(steps):
