@@ -238,10 +238,15 @@ def test_inspect(plain, tmp_path):
 
 def generator_like(names: list[str], class_name: str = "Generator") -> dict[str, Any]:
     """An NVIDIA file whose generator has these tensors."""
-    parameters = OrderedDict((name, torch.zeros(1)) for name in names)
-    return {
-        "G_ema": files.Persistent(class_name, {"_parameters": parameters, "_buffers": {}, "_modules": {}})
-    }
+    root = files.Persistent(class_name, {"_modules": {}})
+    for name in names:
+        module = root
+        *path, own = name.split(".")
+        for part in path:
+            children = module.meta["state"]["_modules"]
+            module = children.setdefault(part, files.Persistent("Module", {"_modules": {}}))
+        module.meta["state"].setdefault("_parameters", {})[own] = torch.zeros(1)
+    return {"G_ema": root}
 
 
 def network(names: list[str], version: int = 4) -> tuple[files.Network, ...]:
@@ -532,8 +537,17 @@ def test_modules_nested_in_themselves_are_refused(plain, tmp_path):
     root = files.persistent(plain, plain.config)
     synthesis = root.meta["state"]["_modules"]["synthesis"]
     synthesis.meta["state"]["_modules"]["again"] = {"a": 1}
-    with pytest.raises(CheckpointError, match=r"synthesis.'again' is dict, not one of NVIDIA's modules"):
+    with pytest.raises(CheckpointError, match=r"synthesis.again is dict, not one of NVIDIA's modules"):
         load_generator(files.write(tmp_path / "g.pkl", files.dumps({"G_ema": root})))
+    synthesis.meta["state"]["_modules"] = {"x" * 1000: synthesis}
+    with pytest.raises(CheckpointError, match="is not the name of a tensor or module"):
+        load_generator(files.write(tmp_path / "g.pkl", files.dumps({"G_ema": root})))
+    many = {f"p{index}": torch.zeros(1) for index in range(200)}
+    leaf = files.Persistent("M", {"_modules": {}, "_parameters": many})
+    for _ in range(3):
+        leaf = files.Persistent("M", {"_modules": {f"m{index}": leaf for index in range(8)}})
+    with pytest.raises(CheckpointError, match="more than 10,000 tensors"):
+        load_generator(files.write(tmp_path / "g.pkl", files.dumps({"G_ema": leaf})))
     inner = files.Persistent("M", {"_modules": {}})
     for _ in range(20):
         inner = files.Persistent("M", {"_modules": {"a": inner}})

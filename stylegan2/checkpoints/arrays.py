@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylegan2.checkpoints.pickles import PERSISTENT, CheckpointError, Name, Record, Value, describe
+from stylegan2.checkpoints.pickles import (
+    PERSISTENT,
+    CheckpointError,
+    Name,
+    Record,
+    Value,
+    describe,
+    printable,
+)
 
 # PyTorch's storage classes. bfloat16, which numpy lacks, is read as integers and reinterpreted.
 STORAGE_TYPES = {
@@ -48,6 +56,7 @@ NAMES = {
     "numpy.ndarray",
 }
 MAX_DIMENSIONS = 8
+STORAGE_OPERATIONS = 200  # of a pickle that holds one storage; the same bytes may stand for many tensors
 OVERHEAD = 2**20  # bytes by which tensors may exceed their file, being views of the same storage
 
 
@@ -71,10 +80,10 @@ class Storages:
         try:
             array, dtype = self._array(value)
         except CheckpointError as error:
-            raise CheckpointError(f"{name}: {error}") from error
+            raise CheckpointError(f"{printable(name)}: {error}") from error
         self._bytes_left -= array.nbytes
         if self._bytes_left < 0:
-            raise CheckpointError(f"{name}: its tensors together are larger than the file")
+            raise CheckpointError(f"{printable(name)}: its tensors together are larger than the file")
         if dtype == "bf16":
             return torch.from_numpy(array.copy()).view(torch.bfloat16).float().contiguous()
         with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite
@@ -110,7 +119,7 @@ class Storages:
             data = value.args[0]
             if not isinstance(data, (bytes, memoryview)):
                 raise CheckpointError(f"expected a storage's bytes, found {describe(data)}")
-            root, parts = read_legacy(memoryview(data), set(STORAGE_TYPES))
+            root, parts = read_legacy(memoryview(data), STORAGE_TYPES, STORAGE_OPERATIONS)
             return _stored(root, parts)
         return _stored(value, self._parts)
 

@@ -66,12 +66,14 @@ def read_root(data: memoryview, allowed: Collection[str]) -> tuple[Value, dict[s
     return root, {}
 
 
-def read_legacy(data: memoryview, allowed: Collection[str]) -> tuple[Value, dict[str, memoryview]]:
-    """(object, storages) of the older layout. Raises CheckpointError."""
+def read_legacy(
+    data: memoryview, allowed: Collection[str], operations: int = pickles.MAX_OPERATIONS
+) -> tuple[Value, dict[str, memoryview]]:
+    """(object, storages) of the older layout, with a limit on each pickle in it. Raises CheckpointError."""
     position, parts = 0, []
     references: list[Record] = []
     for _ in range(5):
-        part, position = pickles.load(data, allowed, position, references)
+        part, position = pickles.load(data, allowed, position, references, operations)
         parts.append(part)
     magic, version, machine, root, keys = parts
     if (magic, version) != (LEGACY_MAGIC, LEGACY_VERSION) or not isinstance(machine, dict):

@@ -20,13 +20,14 @@ from stylegan2.checkpoints.checkpoint import (
     check_filter,
     infer_config,
 )
-from stylegan2.checkpoints.pickles import CheckpointError, Record, Value, describe
+from stylegan2.checkpoints.pickles import MAX_NAME, CheckpointError, Record, Value, describe
 
 MODULE = "torch_utils.persistence._reconstruct_persistent_obj"
 NAMES = {MODULE}
 VERSION = 6
 MAX_DEPTH = 8  # of modules in modules; a generator has 4
-MAX_MODULES = 10_000
+# Modules and dicts may be named again and again in a file, so what is found is counted.
+MAX_MODULES = MAX_TENSORS = 10_000
 
 
 def recognise(root: Value) -> bool:
@@ -45,7 +46,9 @@ def read(root: Value, storages: Storages, network: Network) -> Checkpoint:
         for kind in ("_parameters", "_buffers"):
             for name, value in _dict(state.get(kind, {})).items():
                 if value is not None:
-                    records[f"{path}{name}"] = value
+                    records[f"{path}{_own_name(name)}"] = value
+        if len(records) > MAX_TENSORS:
+            raise CheckpointError(f"more than {MAX_TENSORS:,} tensors")
     if any(name.startswith("synthesis.input.") for name in records):
         raise CheckpointError("a StyleGAN3 generator; only StyleGAN2 is read")
     if any(name.endswith(("fromrgb.weight", "b4.out.weight")) for name in records):
@@ -104,12 +107,18 @@ def _walk(module: Record) -> Iterator[tuple[str, dict[Any, Value]]]:
         for name, child in _dict(state.get("_modules", {})).items():
             if child is None:
                 continue
-            if not _is_module(child) or not isinstance(name, str):
-                raise CheckpointError(
-                    f"{prefix:.80}{name!a:.40} is {describe(child)}, not one of NVIDIA's modules"
-                )
-            pending.append((f"{prefix}{name}.", child))
+            path = f"{prefix}{_own_name(name)}"
+            if not _is_module(child):
+                raise CheckpointError(f"{path} is {describe(child)}, not one of NVIDIA's modules")
+            pending.append((f"{path}.", child))
     raise CheckpointError(f"more than {MAX_MODULES:,} modules")
+
+
+def _own_name(name: Value) -> str:
+    """The name of a tensor or module within its module."""
+    if not isinstance(name, str) or len(name) > MAX_NAME or not (name.isascii() and name.isprintable()):
+        raise CheckpointError(f"{name!a:.40} is not the name of a tensor or module")
+    return name
 
 
 def _dict(value: Value) -> dict[Any, Value]:
@@ -132,6 +141,10 @@ def _check_settings(attributes: dict[str, dict[Any, Value]], tensors: dict[str, 
                 raise CheckpointError(
                     f"{prefix}{name} is {number(state[name])!r:.40}; only {value!r} is supported"
                 )
+    mapping = _dict(_dict(attributes[""].get("_init_kwargs", {})).get("mapping_kwargs", {}))
+    rate = number(mapping.get("lr_multiplier", MAPPING_LEARNING_RATE))
+    if rate != MAPPING_LEARNING_RATE:
+        raise CheckpointError(f"lr_multiplier is {rate!r:.40}; only {MAPPING_LEARNING_RATE} is supported")
     for name, tensor in tensors.items():
         if name.endswith("resample_filter"):
             check_filter(tensor, name)

@@ -55,7 +55,11 @@ PERSISTENT = "persistent id"  # the name of the records that stand for a pickle'
 
 
 def load(
-    data: memoryview, allowed: Collection[str], start: int = 0, references: list[Record] | None = None
+    data: memoryview,
+    allowed: Collection[str],
+    start: int = 0,
+    references: list[Record] | None = None,
+    operations: int = MAX_OPERATIONS,
 ) -> tuple[Value, int]:
     """Read one pickle (protocol 2 to 5) from `data[start:]`.
 
@@ -64,6 +68,7 @@ def load(
         allowed: names that may become records, besides the containers of this module.
         start: where the pickle begins.
         references: gets the records of the pickle's references to its container, in order.
+        operations: how many there may be.
 
     Returns:
         The value, and where the pickle ended.
@@ -73,7 +78,7 @@ def load(
     """
     machine = _Machine(data, allowed, start, [] if references is None else references)
     try:
-        return machine.run()
+        return machine.run(operations)
     except CheckpointError:
         raise
     except (IndexError, KeyError, TypeError, ValueError, struct.error) as error:
@@ -89,6 +94,11 @@ def describe(value: Value) -> str:
     return f"{value!r:.40}" if isinstance(value, (bool, float, type(None))) else type(value).__name__
 
 
+def printable(name: str) -> str:
+    """A name from a file as it may stand in a message: one line, and not long."""
+    return ascii(name)[1:-1][:80]
+
+
 class _Machine:
     """The stack machine of Python's `pickletools`, with the operations that protocols 2 to 5 write."""
 
@@ -100,11 +110,11 @@ class _Machine:
         self.marks: list[list[Value]] = []  # the stacks below each open mark
         self.memo: dict[int, Value] = {}
 
-    def run(self) -> tuple[Value, int]:
+    def run(self, operations: int) -> tuple[Value, int]:
         if self.data[self.position] != 0x80 or not 2 <= self.data[self.position + 1] <= 5:
             raise CheckpointError("not a pickle of protocol 2 to 5")
         self.position += 2
-        for _ in range(MAX_OPERATIONS):
+        for _ in range(operations):
             code = self.data[self.position]
             self.position += 1
             if code == STOP:
@@ -114,7 +124,7 @@ class _Machine:
                 at = self.position - 1
                 raise CheckpointError(f"pickle operation {code:#04x} at byte {at}; not read here")
             operation(self)
-        raise CheckpointError(f"more than {MAX_OPERATIONS:,} pickle operations; no checkpoint needs so many")
+        raise CheckpointError(f"more than {operations:,} pickle operations; no checkpoint needs so many")
 
     def charge(self, items: int) -> None:
         """Count what is copied: a list may be named, and so copied, many times."""

@@ -20,13 +20,14 @@ from stylegan2.checkpoints.checkpoint import (
     with_filters,
     without_first,
 )
-from stylegan2.checkpoints.pickles import CheckpointError, Record, Value, describe
+from stylegan2.checkpoints.pickles import MAX_NAME, CheckpointError, Record, Value, describe
 from stylegan2.layers import RESAMPLE_TAPS
 
 NETWORK = "dnnlib.tflib.network.Network"
 NAMES = {NETWORK}
 OLDEST_VERSION = 4
 MAX_DEPTH = 4
+MAX_VARIABLES = 10_000
 # static_kwargs that our generator has one value of; the rest shows in the tensors.
 FIXED = {
     "mapping_lrmul": MAPPING_LEARNING_RATE,
@@ -102,14 +103,22 @@ def _variables(state: dict[Any, Value], prefix: str, depth: int) -> list[tuple[s
         raise CheckpointError("a network without its variables; get the file again")
     found = []
     for pair in variables:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise CheckpointError("variables are not pairs of name and array; get the file again")
-        found.append((prefix + pair[0], pair[1]))
+        found.append((prefix + _own_name(pair[0]), pair[1]))
+        if len(found) > MAX_VARIABLES:
+            raise CheckpointError(f"more than {MAX_VARIABLES:,} variables")
     for name, component in components.items():
-        if not isinstance(name, str):
-            raise CheckpointError("a component without a name; get the file again")
-        found += _variables(_state(component), f"{prefix}{name}/", depth - 1)
+        found += _variables(_state(component), f"{prefix}{_own_name(name)}/", depth - 1)
+        if len(found) > MAX_VARIABLES:
+            raise CheckpointError(f"more than {MAX_VARIABLES:,} variables")
     return found
+
+
+def _own_name(name: Value) -> str:
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        raise CheckpointError("a network or variable without a name; get the file again")
+    return name
 
 
 def _refuse_other_networks(names: dict[str, Value]) -> None:
@@ -138,11 +147,11 @@ def _renamed(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
     """TensorFlow's variables under PyTorch's names, and in its layouts."""
     tensors = {}
     for name, value in arrays.items():
-        if re.fullmatch(r"(lod|.*_wsum|.*_frozen)", name):
-            continue
         translated = _translate(name, value)
-        if translated is None:
+        if translated is None and "/" in name:
             raise CheckpointError(f"an unknown variable {name!a:.80}")
+        if translated is None:  # lod and others that only training uses
+            continue
         tensors[translated[0]] = translated[1].contiguous()
     return with_filters(tensors)
 
