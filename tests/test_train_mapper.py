@@ -234,11 +234,12 @@ def test_a_dry_run_writes_nothing(run: Run, arguments: list[object], tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-def test_another_gap_does_not_take_over_the_presets_settings(run: Run, arguments: list[object]):
-    code, out, err = run(*arguments, "--preset", "avatars", "--gap", "knn", "--dry-run")
+def test_another_mapper_does_not_take_over_the_presets_settings(run: Run, arguments: list[object]):
+    chosen = [*arguments, "--preset", "avatars", "--dry-run"]
+    assert "mapper_settings.sample_sigma" in run(*chosen)[1]
+    code, out, err = run(*chosen, "--mapper", "flow")
     assert code == 0, err
-    assert "gap_settings" not in out
-    assert "gap_settings.sharpness" in run(*arguments, "--preset", "avatars", "--dry-run")[1]
+    assert "mapper_settings.sample_sigma" not in out
 
 
 @pytest.mark.parametrize(
