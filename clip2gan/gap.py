@@ -356,9 +356,7 @@ def load_gap(path: str | Path, device: str | torch.device = "cpu") -> Gap:
     kind = settings.pop("kind", None)
     if kind not in KINDS:
         raise ValueError(f"{path}: unknown gap {kind!r}; choose from {', '.join(KINDS)}")
-    names = {part.name for part in dataclasses.fields(KINDS[kind])}
-    kept = {name: tensor.to(device) for name, tensor in tensors.items() if name in names}
-    values: dict[str, Any] = {**settings, **kept}
+    values: dict[str, Any] = {**settings, **{name: tensor.to(device) for name, tensor in tensors.items()}}
     try:
         values["noise"] = Noise(**settings.get("noise", {}))
         return KINDS[kind](**values)
