@@ -256,8 +256,10 @@ class Clip2Gan:
 
         M is the gap's `map_text`, in which all that the text does not name is average.
         """
-        origin = self._map_text(neutral)
-        return {text: self._map_text(text) - origin for text in texts}
+        texts = list(texts)
+        embeddings = torch.cat([self.prompt(text).embedding for text in (neutral, *texts)])
+        origin, *mapped = self.gap.map_text(embeddings, self.mapper).split(1)
+        return {text: ws - origin for text, ws in zip(texts, mapped, strict=True)}
 
     @torch.no_grad()
     def auto_strengths(
@@ -292,9 +294,6 @@ class Clip2Gan:
         else:
             e = self.gap.from_image(e)
         return self.mapper.sample(e, 1, generator)[:, 0]
-
-    def _map_text(self, text: str) -> Tensor:
-        return self.gap.map_text(self.prompt(text).embedding, self.mapper)
 
 
 def candidate_seed(seed: int, index: int) -> int:
