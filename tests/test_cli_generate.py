@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Run
@@ -278,3 +279,26 @@ def test_bad_arguments_are_found_before_the_model_is_loaded(
     Path("a.png").touch()
     assert generate("--text", "a", "--mapper", "flow")[0] == 2
     assert generate("--text", "a", "--out", "a.png")[0] == 1
+
+
+@pytest.mark.slow
+def test_a_compiled_generator_draws_the_same(run: Run, tmp_path: Path):
+    for name, options in (("plain.png", []), ("compiled.png", ["--compile"])):
+        code, _, err = run(
+            "generate", "--text", "a face", "--device", "cpu", "--out", tmp_path / name, *options
+        )
+        assert code == 0, err
+    plain, compiled = (
+        np.array(Image.open(tmp_path / name)).astype(int) for name in ("plain.png", "compiled.png")
+    )
+    assert abs(plain - compiled).max() <= 1
+
+
+def test_without_a_compiler_compiling_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "no-compiler")))
+    words = ["--compile", "--device", "cpu", "--out", tmp_path / "x.png"]
+    code, _, err = run("generate", "--text", "a face", *words)
+    assert code == 1
+    assert "--compile needs a C++ compiler and finds none" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "x.png").exists()

@@ -118,6 +118,8 @@ def describe(error: Exception) -> str:
         return str(error)
     if "out of memory" in str(error):
         return "the device is out of memory; choose a smaller batch or --device cpu"
+    if "InvalidCxxCompiler" in str(error):
+        return "--compile needs a C++ compiler and finds none; install g++, or leave it out"
     return f"{type(error).__name__}: {error} (--traceback shows where)"
 
 

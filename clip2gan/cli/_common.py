@@ -73,6 +73,12 @@ precision_option = click.option(
     show_default=True,
     help="What the generator computes in; auto is exact on a CPU, where bf16 is about twice as fast.",
 )
+compile_option = click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile the generator first (torch.compile; CUDA graphs on a GPU): for many pictures.",
+)
 seed_option = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -121,7 +127,9 @@ def resolve_device(name: str) -> "torch.device":
         return devices.resolve_device(name)
 
 
-def load_model(model: str, device: str, mapper: str | None, precision: str = "auto") -> "Clip2Gan":
+def load_model(
+    model: str, device: str, mapper: str | None, precision: str = "auto", compiled: bool = False
+) -> "Clip2Gan":
     """The model of these options; mistakes in their names are found before torch is imported."""
     from clip2gan.bundle import choose_mapper, locate_bundle, read_config
 
@@ -135,7 +143,7 @@ def load_model(model: str, device: str, mapper: str | None, precision: str = "au
     from clip2gan.bundle import load_bundle
     from clip2gan.pipeline import Clip2Gan
 
-    return Clip2Gan(load_bundle(str(folder), where, mapper), model, precision)
+    return Clip2Gan(load_bundle(str(folder), where, mapper), model, precision, compiled)
 
 
 def is_file_name(out: Path, suffix: str = ".png") -> bool:

@@ -13,6 +13,7 @@ from clip2gan.cli._common import (
     Report,
     blame,
     check_outputs,
+    compile_option,
     device_option,
     force_option,
     input_pictures,
@@ -88,6 +89,7 @@ class Strength(click.ParamType):
 )
 @device_option
 @precision_option
+@compile_option
 @seed_option
 @force_option
 @json_option
@@ -107,6 +109,7 @@ def command(
     out: Path,
     device: str,
     precision: str,
+    compiled: bool,
     seed: int,
     force: bool,
     as_json: bool,
@@ -139,7 +142,7 @@ def command(
     check_outputs([*outputs.values(), *sheets.values()], force)
     reference = read_picture(ref_image) if ref_image is not None else None
 
-    editor = load_model(model, device, mapper, precision)
+    editor = load_model(model, device, mapper, precision, compiled)
     from clip2gan.editing.inversion import InversionConfig
 
     settings = {

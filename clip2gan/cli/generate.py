@@ -13,6 +13,7 @@ from clip2gan.cli._common import (
     Report,
     blame,
     check_outputs,
+    compile_option,
     device_option,
     force_option,
     is_file_name,
@@ -72,6 +73,7 @@ GRID = "grid.png"
 )
 @device_option
 @precision_option
+@compile_option
 @seed_option
 @force_option
 @json_option
@@ -90,6 +92,7 @@ def command(
     grid: bool,
     device: str,
     precision: str,
+    compiled: bool,
     seed: int,
     force: bool,
     as_json: bool,
@@ -108,7 +111,7 @@ def command(
     check_outputs([job.path for job in jobs if job.path] + ([sheet] if sheet else []), force)
     style_source = _style_source(style_from)
 
-    generator = load_model(model, device, mapper, precision)
+    generator = load_model(model, device, mapper, precision, compiled)
     settings = {"truncation": truncation, "rerank": rerank, "style_from": style_from}
     report = Report("generate", {**generator.provenance(), **settings, "seed": seed, "num": num}, as_json)
     style = None if style_source is None else generator.style(style_source, truncation)

@@ -8,6 +8,7 @@ from clip2gan.cli._common import (
     EXISTING,
     Report,
     check_outputs,
+    compile_option,
     device_option,
     force_option,
     input_pictures,
@@ -38,6 +39,7 @@ from clip2gan.cli._common import (
 )
 @device_option
 @precision_option
+@compile_option
 @seed_option
 @force_option
 @json_option
@@ -50,6 +52,7 @@ def command(
     out: Path,
     device: str,
     precision: str,
+    compiled: bool,
     seed: int,
     force: bool,
     as_json: bool,
@@ -64,7 +67,7 @@ def command(
     paths = input_pictures(image)
     check_outputs([out], force)
 
-    inverter = load_model(model, device, mapper, precision)
+    inverter = load_model(model, device, mapper, precision, compiled)
     import torch
 
     from clip2gan.editing.inversion import InversionConfig
