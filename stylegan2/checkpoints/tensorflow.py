@@ -152,7 +152,7 @@ def _renamed(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
             raise CheckpointError(f"an unknown variable {name!a:.80}")
         if translated is None:  # lod and others that only training uses
             continue
-        tensors[translated[0]] = translated[1].contiguous()
+        tensors[translated[0]] = translated[1]
     return with_filters(tensors)
 
 
