@@ -35,17 +35,22 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """Minibatch standard deviation, a convolution and two dense layers: features at 4x4 to a logit."""
+    """Minibatch standard deviation (or none), a convolution, two dense layers: features at 4x4 to a logit."""
 
-    def __init__(self, config: GeneratorConfig):
+    def __init__(self, config: GeneratorConfig, minibatch_std: bool):
         super().__init__()
+        self.minibatch_std = minibatch_std
         channels = config.channels(4)
-        self.conv = Conv2dLayer(channels + 1, channels, 3, activation="lrelu", conv_clamp=config.conv_clamp)
+        self.conv = Conv2dLayer(
+            channels + minibatch_std, channels, 3, activation="lrelu", conv_clamp=config.conv_clamp
+        )
         self.fc = FullyConnectedLayer(channels * 16, channels, activation="lrelu")
         self.out = FullyConnectedLayer(channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(torch.cat([x, _minibatch_std(x)], dim=1))
+        if self.minibatch_std:
+            x = torch.cat([x, _minibatch_std(x)], dim=1)
+        x = self.conv(x)
         return self.out(self.fc(x.flatten(1)))
 
 
@@ -82,10 +87,13 @@ class ImageTrunk(nn.Module):
 
 
 class Discriminator(ImageTrunk):
-    """Pictures [N, img_channels, R, R] -> logits [N, 1], high for real ones."""
+    """Pictures [N, img_channels, R, R] -> logits [N, 1], high for real ones.
 
-    def __init__(self, config: GeneratorConfig):
-        super().__init__(config, DiscriminatorEpilogue(config))
+    Without `minibatch_std` a picture's logit does not depend on the others of its batch.
+    """
+
+    def __init__(self, config: GeneratorConfig, minibatch_std: bool = True):
+        super().__init__(config, DiscriminatorEpilogue(config, minibatch_std))
 
 
 class Encoder(ImageTrunk):

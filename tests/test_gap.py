@@ -75,8 +75,23 @@ def test_noise_has_the_published_strength():
     assert cosine(Noise("unit", 0.0)) == pytest.approx(1.0)
     assert cosine(Noise("unit", 1.0)) == pytest.approx(0.71, abs=0.01)  # clip2latent
     assert cosine(Noise("gauss", 0.016**0.5)) == pytest.approx(0.33, abs=0.01)  # CapDec
-    with pytest.raises(ValueError, match="unknown noise 'uniform'; choose unit or gauss"):
-        Noise("uniform")
+    # CLIP2GAN's, as factors: e times 1 + 0.6 n is 0.6 |e| away from e, across it.
+    assert cosine(Noise("gauss", 0.6, 1.0, "mul")) == pytest.approx(1 / (1 + 0.36) ** 0.5, abs=0.01)
+    assert cosine(Noise("gauss", 0.0, 512**-0.5)) == pytest.approx(0.71, abs=0.01)  # a constant vector
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "uniform"}, "unknown noise 'uniform'; choose unit or gauss"),
+        ({"mode": "both"}, "unknown noise mode 'both'; choose add or mul"),
+        ({"kind": "unit", "mean": 1.0}, "noise of kind unit is added and has no mean; choose gauss"),
+        ({"kind": "gauss", "mode": "mul"}, "leaves nothing; set noise.mean=1"),
+    ],
+)
+def test_noise_that_makes_no_sense_is_refused(settings: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        Noise(**settings)
 
 
 @settings(deadline=None, max_examples=20)

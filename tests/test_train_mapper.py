@@ -22,12 +22,16 @@ from clip2gan.gap import Knn, Noise, load_gap
 from clip2gan.mappers import load_mapper
 from clip2gan.pipeline import load
 from clip2gan.settings import override
-from clip2gan.training.mapper import PRESETS, LossWeights, MapperTraining, learning_rate, train_mapper
+from clip2gan.training.mapper import learning_rate, train_mapper
+from clip2gan.training.presets import PRESETS, LossWeights, MapperTraining
 from clip2gan.training.processes import Processes
+from clip2gan.training.validation import Validation, held_out
 from stylegan2 import save_generator
 from stylegan2.runs import RunFolder
 
-ALL_TERMS = LossWeights(pixel_l1=1, pixel_l2=1, perceptual=1, cosine=1, latent=1, diversity=0.1)
+ALL_TERMS = LossWeights(
+    pixel_l1=1, pixel_l2=1, perceptual=1, cosine=1, identity=1, latent=1, diversity=0.1, adversarial=1
+)
 SMALL = MapperTraining(
     mapper_settings={"layers": 3, "width": 16},
     samples=24,
@@ -39,13 +43,20 @@ SMALL = MapperTraining(
     steps=3,
     batch=4,
 )
+EVERY_STEP_A_CHECKPOINT = """
+import functools
+from clip2gan.cli import main
+from clip2gan.training import mapper
+mapper.train_mapper = functools.partial(mapper.train_mapper, checkpoint_seconds=0)
+main()
+"""
 MAPPER = "bundle/mapper-mlp.safetensors"
 
 
 @pytest.fixture(autouse=True)
 def few_previews(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clip2gan.training.mapper.PREVIEWS", 1)
-    monkeypatch.setattr("clip2gan.training.mapper.PREVIEW_PROMPTS", 2)
+    monkeypatch.setattr("clip2gan.training.validation.PREVIEW_PROMPTS", 2)
 
 
 def log(run: Path) -> list[dict[str, float]]:
@@ -123,10 +134,12 @@ def test_pictures_from_disk_are_trained_on(tiny_clip: ClipEncoder, tmp_path: Pat
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
+@pytest.mark.parametrize("adversarial", [0.0, 1.0])
 def test_a_stopped_run_goes_on_exactly(
-    stop: int, tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, adversarial: float, tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    whole = train(tmp_path / "whole", tiny_clip)
+    config = override(SMALL, {"weights.adversarial": adversarial})
+    whole = train(tmp_path / "whole", tiny_clip, config)
 
     class Killed(BaseException):
         pass
@@ -140,9 +153,9 @@ def test_a_stopped_run_goes_on_exactly(
 
     monkeypatch.setattr(RunFolder, "save", save_and_die)
     with pytest.raises(Killed):
-        train(tmp_path / "stopped", tiny_clip, seconds=0)
+        train(tmp_path / "stopped", tiny_clip, config, seconds=0)
     monkeypatch.setattr(RunFolder, "save", save)
-    resumed = train(tmp_path / "stopped", tiny_clip)
+    resumed = train(tmp_path / "stopped", tiny_clip, config)
     assert (resumed / "gap.safetensors").read_bytes() == (whole / "gap.safetensors").read_bytes()
     name = "mapper-mlp.safetensors"
     assert (resumed / name).read_bytes() == (whole / name).read_bytes()
@@ -174,6 +187,65 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_clip: ClipEncoder, tmp_pat
     assert not (tmp_path / "run" / "bundle").exists()
 
 
+@pytest.mark.parametrize("kind", ["wgan-gp", "logistic"])
+def test_the_adversary_learns_to_tell(kind: str, tiny_clip: ClipEncoder, tmp_path: Path):
+    weights = LossWeights(pixel_l2=1, adversarial=1e-6)  # the mapper hardly cares
+    changes = {
+        "warmup_steps": 0,
+        "steps": 51,
+        "lr": 1e-8,
+        "weights": weights,
+        "adversary.kind": kind,
+        "adversary.lr": 4e-3,
+    }
+    source = picture_zip(tmp_path / "noise.zip", 8)  # which the generator does not draw
+    train(tmp_path / "run", tiny_clip, override(SMALL, {**changes, "data": (str(source),)}))
+    first, *_, last = log(tmp_path / "run")
+    name = "critic" if kind == "wgan-gp" else "discriminator"
+    assert last[name] < first[name] - 0.3
+    assert "adversarial" in last
+    assert any("penalty" in line for line in log(tmp_path / "run"))
+
+
+def test_turns_of_a_batch_add_up_to_it(tiny_clip: ClipEncoder, tmp_path: Path):
+    config = override(SMALL, {"weights": ALL_TERMS, "noise.scale": 0.3})
+    ws = []
+    for turns in (1, 2, 4):
+        path = train(tmp_path / str(turns), tiny_clip, override(config, {"accumulate": turns}))
+        ws.append(load_mapper(path / "mapper-mlp.safetensors")(torch.eye(16)[:2]))
+    torch.testing.assert_close(ws[1], ws[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ws[2], ws[0], rtol=1e-3, atol=1e-3)
+
+
+def test_the_best_mapper_is_kept(tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not the last one: the steps after the warm-up spoil it."""
+    monkeypatch.setattr("clip2gan.training.mapper.PREVIEWS", 20)
+    changes = {"warmup_steps": 60, "steps": 20, "lr": 1.0, "schedule": "constant", "ema": 0.0}
+    config = override(SMALL, {**changes, "weights": LossWeights(pixel_l2=1)})
+    bundle = train(tmp_path / "run", tiny_clip, config)
+    scores = [line["valid_cosine"] for line in log(tmp_path / "run") if "valid_cosine" in line]
+    assert max(scores) > scores[-1] + 1e-3
+    model = load(str(bundle), device="cpu")
+    validation = Validation.draw(config, make_generator(), tiny_clip, [], model.gap, ["a face"])
+    assert validation.reconstruction(model.mapper)["valid_cosine"] == pytest.approx(max(scores), abs=1e-3)
+
+
+def test_pictures_are_held_out(tmp_path: Path):
+    source = open_pictures(picture_zip(tmp_path / "p.zip", 40), 32)
+    config = override(SMALL, {"data": ("sampled", "p.zip")})
+    assert held_out(config, source) == 4  # a tenth
+    assert held_out(override(config, {"validation": 6}), source) == 3  # and three are drawn
+    assert held_out(override(config, {"validation": 0}), source) == 0
+
+
+def test_texts_that_do_not_steer_are_warned_of(
+    tiny_clip: ClipEncoder, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("clip2gan.training.validation.PREVIEW_PROMPTS", 12)
+    train(tmp_path / "run", tiny_clip)
+    assert "texts do not steer this model" in caplog.text  # a random CLIP
+
+
 def test_the_learning_rate_rises_and_falls_in_each_phase():
     config = override(SMALL, {"warmup_steps": 1000, "steps": 1000, "warmup_lr": 1e-3, "lr": 1e-4})
     rates = [learning_rate(config, step) for step in range(2000)]
@@ -183,6 +255,9 @@ def test_the_learning_rate_rises_and_falls_in_each_phase():
     assert rates[999] == pytest.approx(1e-4, rel=0.05)
     assert rates[1000] < 2e-6
     assert rates[1999] == pytest.approx(1e-5, rel=0.05)
+    constant = override(config, {"schedule": "constant"})
+    assert learning_rate(constant, 999) == 1e-3
+    assert learning_rate(constant, 1999) == 1e-4
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -256,6 +331,11 @@ def test_another_mapper_does_not_take_over_the_presets_settings(run: Run, argume
         (["--set", "mapper_settings.foo=1"], 2, "mapper 'mlp' has no setting 'foo'"),
         (["--set", "gap_settings.foo=1"], 2, "gap 'knn' has no setting 'foo'"),
         (["--set", "lr=fast"], 2, "lr must be float, got 'fast'"),
+        (["--set", "noise.mode=mul"], 2, "noise of kind unit is added and has no mean"),
+        (["--perceptual", "vgg"], 2, "'vgg' is not one of 'clip', 'lpips-vgg'"),
+        (["--identity", "face.onnx"], 1, "face.onnx: no such face recogniser"),
+        (["--accumulate", "3"], 1, "cannot be shared by 1 x 3 (accumulate); change --batch"),
+        (["--set", "adversary.kind=hinge"], 2, "unknown adversary 'hinge'; choose from wgan-gp, logistic"),
         (["--set", "lr"], 2, "'lr' is not NAME=VALUE"),
         (["--steps", "-1"], 2, "--steps"),
         (["--lr", "nan"], 2, "not a finite number"),
@@ -270,6 +350,27 @@ def test_mistakes(
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_kill_at_any_moment_changes_nothing(arguments: list[object], tmp_path: Path):
+    """kill -9 and the same command again: bit for bit the run that was never killed."""
+    arguments += ["--gap", "knn", "--set", "warmup_steps=8"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", EVERY_STEP_A_CHECKPOINT, *map(str, arguments)]
+    out = words.index("--out") + 1
+    words[out] = str(tmp_path / "whole")
+    subprocess.run(words, check=True, capture_output=True, env=environment)
+
+    words[out] = str(tmp_path / "killed")
+    log_file = tmp_path / "killed" / "log.jsonl"
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    while process.poll() is None and (not log_file.exists() or log_file.read_text().count("\n") < 2):
+        pass
+    process.kill()
+    process.wait()
+    subprocess.run(words, check=True, capture_output=True, env=environment)
+    for name in (MAPPER, "bundle/gap.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 # ---- several processes

@@ -16,7 +16,7 @@ from clip2gan.cli._common import (
 )
 
 if TYPE_CHECKING:
-    from clip2gan.training.mapper import MapperTraining
+    from clip2gan.training.presets import MapperTraining
 
 AVATARS = "avatars"
 EXAMPLE = """
@@ -26,8 +26,8 @@ Example:
     --data sampled --data pictures.zip --out runs/mapper
 
 The same command goes on where it was stopped; under torchrun or accelerate launch, processes share a batch.
-The folder holds config.json, log.jsonl, checkpoints/, samples/ (previews), cache/ (embeddings) and in the end
-bundle/, which every --model takes. No captions are used.
+The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), samples/ (previews), cache/
+(embeddings) and in the end bundle/, which every --model takes. No captions are used.
 """
 
 
@@ -71,7 +71,17 @@ bundle/, which every --model takes. No captions are used.
 @click.option("--steps", type=click.IntRange(0), help="Steps through the generator.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures in each of them.")
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of them.")
+@click.option("--accumulate", type=click.IntRange(1), help="Turns in which a batch is worked through.")
+@click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="Of the learning rates.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of the forward passes.")
+@click.option(
+    "--perceptual",
+    type=click.Choice(["clip", "lpips-vgg", "lpips-alex", "lpips-squeeze"]),
+    help="Network of the perceptual term; those of LPIPS are fetched.",
+)
+@click.option(
+    "--identity", metavar="FILE.onnx", help="A face recogniser like ArcFace's, for the identity term."
+)
 @click.option(
     "--gap",
     help="Remedy for the modality gap: none, shift, collapse, c3, whiten, memory, knn or posterior.",
@@ -96,7 +106,11 @@ def command(
     steps: int | None,
     batch: int | None,
     lr: float | None,
+    accumulate: int | None,
+    schedule: str | None,
     precision: str | None,
+    perceptual: str | None,
+    identity: str | None,
     gap: str | None,
     samples: int | None,
     prompts: str | None,
@@ -114,7 +128,11 @@ def command(
         "steps": steps,
         "batch": batch,
         "lr": lr,
+        "accumulate": accumulate,
+        "schedule": schedule,
         "precision": precision,
+        "perceptual": perceptual,
+        "identity": identity,
         "gap": gap,
         "samples": samples,
         "prompts": prompts,
@@ -125,7 +143,9 @@ def command(
     from clip2gan.clip import ClipEncoder
     from clip2gan.data.pictures import open_pictures
     from clip2gan.data.samples import plain_prompts, weights_fingerprint
-    from clip2gan.training.mapper import SAMPLED, train_mapper, untrained_mapper
+    from clip2gan.training.mapper import train_mapper, untrained_mapper
+    from clip2gan.training.objective import Networks
+    from clip2gan.training.presets import SAMPLED
     from clip2gan.training.processes import Processes
     from stylegan2 import load_generator
     from stylegan2.runs import RunFolder
@@ -152,11 +172,14 @@ def command(
         tell(f"{name}: {value}")
     parameters = sum(parameter.numel() for parameter in mapper.parameters())
     tell(f"a mapper of {parameters:,} parameters, trained on {processes.count} x {where}")
+    for sizes in ([config.warmup_batch], config.parts()):
+        processes.rows(sizes, 0, config.accumulate)  # can they be shared?
     if dry_run:
         return
+    networks = Networks.load(config, where)
     with processes.first_before_others():
         run = RunFolder.open(out, settings)
-    bundle = train_mapper(config, generator, clip, pictures, run)
+    bundle = train_mapper(config, generator, clip, pictures, run, networks=networks)
     tell(f"wrote {bundle}")
 
 
@@ -190,7 +213,7 @@ def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str,
     """The preset, changed by the options that were given and by --set."""
     from clip2gan import gap, mappers
     from clip2gan.settings import check_settings, override, parse_assignment
-    from clip2gan.training.mapper import PRESETS
+    from clip2gan.training.presets import PRESETS
 
     if preset not in PRESETS:
         message = f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}"

@@ -11,187 +11,33 @@ A stopped run goes on exactly: all randomness of a step comes from (seed, step).
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
-from clip2gan.data.samples import Samples, draw_samples, embed_pictures, plain_prompts, to_floats
-from clip2gan.gap import Gap, Noise, fit_gap
-from clip2gan.images import contact_sheet, write_png
-from clip2gan.losses import cosine_distance, diversity_ratio, feature_distance, pixel_l1, pixel_l2
-from clip2gan.mappers import Mapper, new_mapper
-from clip2gan.pipeline import to_picture
-from clip2gan.settings import flatten
+from clip2gan.data.samples import Samples, draw_samples, embed_pictures, plain_prompts
+from clip2gan.gap import Gap, fit_gap
+from clip2gan.images import write_png
+from clip2gan.mappers import Mapper, load_mapper, new_mapper, save_mapper
+from clip2gan.training.adversary import Adversary, average
+from clip2gan.training.objective import Networks, Objective
+from clip2gan.training.presets import SAMPLED, MapperTraining
 from clip2gan.training.processes import Processes
+from clip2gan.training.validation import SCORE, Validation, held_out
 from stylegan2 import Generator
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
 
-SAMPLED = "sampled"  # the data source that is the generator itself
 RAMP_STEPS = 100  # over which each phase's learning rate rises
 PREVIEWS = 10  # over a run
-PREVIEW_PROMPTS, PREVIEW_SEEDS = 12, 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """Weights of the terms; one that is 0 is not computed.
-
-    Attributes:
-        pixel_l1: absolute difference of pictures at four scales.
-        pixel_l2: squared difference at full size (CLIP2GAN's L_rec).
-        perceptual: distance in the features of CLIP's image tower.
-        cosine: distance of CLIP's embeddings.
-        latent: the mapper's own objective, where the latent is known.
-        diversity: CLIP2GAN's L_div; a second pass through the generator.
-    """
-
-    pixel_l1: float = 0.0
-    pixel_l2: float = 0.0
-    perceptual: float = 0.0
-    cosine: float = 0.0
-    latent: float = 0.0
-    diversity: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class MapperTraining:
-    """Settings of a training.
-
-    Attributes:
-        mapper: its kind.
-        mapper_settings: fields of the mapper's config, other than the sizes.
-        data: "sampled" (drawn from the generator), or the name of a folder or zip; several are mixed.
-        samples: pairs of latent and embedding drawn once, for statistics, the warm-up and the gap's memory.
-        gap: the remedy for the modality gap, a kind of `clip2gan.gap`.
-        gap_settings: fields of the gap that are not fitted.
-        noise: added to embeddings in training; None: the gap's own (c3 has one).
-        prompts: a file of plain prompts for the gap and the previews; None: those of the package.
-        warmup_steps: first steps, on cached pairs alone; with batches of `warmup_batch`, from `warmup_lr`.
-        steps: steps through the generator after that; with batches of `batch`, from `lr`. 0 for mappers that
-            learn a distribution, which a comparison of pictures would narrow to its middle.
-        ema: how much of the averaged weights a step keeps; the average is what is stored in the end.
-        precision: "fp32", or "bf16" for the forward passes.
-        seed: where all random numbers come from.
-    """
-
-    mapper: str = "mlp"
-    mapper_settings: Mapping[str, Any] = field(default_factory=dict)
-    data: tuple[str, ...] = (SAMPLED,)
-    samples: int = 16384
-    gap: str = "posterior"
-    gap_settings: Mapping[str, Any] = field(default_factory=dict)
-    noise: Noise | None = field(default_factory=Noise)
-    prompts: str | None = None
-    weights: LossWeights = field(default_factory=LossWeights)
-    warmup_steps: int = 2000
-    warmup_batch: int = 256
-    warmup_lr: float = 2e-3
-    steps: int = 2000
-    batch: int = 16
-    lr: float = 3e-4
-    ema: float = 0.998
-    precision: str = "fp32"
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"unknown precision {self.precision!r}; choose fp32 or bf16")
-        for name in ("samples", "batch", "warmup_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if min(self.steps, self.warmup_steps) < 0 or self.steps + self.warmup_steps == 0:
-            raise ValueError("steps and warmup_steps must be 0 or more, and one of them above 0")
-        if self.steps > 0 and not any(dataclasses.astuple(self.weights)):
-            raise ValueError(
-                "steps are asked for, but all loss weights are 0; set one, as weights.pixel_l1=1"
-            )
-
-    def flat(self) -> dict[str, Any]:
-        """All settings in one level, as a run folder keeps and compares them."""
-        return flatten(dataclasses.asdict(self))
-
-
-PRESETS: dict[str, MapperTraining] = {
-    # For the avatars: a quarter of an hour on two cores.
-    "avatars": MapperTraining(
-        mapper_settings={"width": 384, "sample_sigma": 0.3},
-        samples=24576,
-        noise=Noise("unit", 0.3),
-        weights=LossWeights(pixel_l1=1.0, perceptual=1.0, cosine=2.0, latent=0.5),
-        warmup_steps=4000,
-        steps=1200,
-        batch=32,
-        precision="bf16",
-    ),
-    # The other two mappers on the avatars: some minutes each, on pairs of latent and embedding alone.
-    "avatars-flow": MapperTraining(
-        mapper="flow",
-        samples=24576,
-        noise=Noise("unit", 0.3),
-        warmup_steps=8000,
-        warmup_lr=1e-3,
-        steps=0,
-    ),
-    "avatars-diffusion": MapperTraining(
-        mapper="diffusion",
-        mapper_settings={"width": 384, "blocks": 3},
-        samples=24576,
-        noise=Noise("unit", 0.3),
-        warmup_steps=12000,
-        warmup_lr=1e-3,
-        steps=0,
-        ema=0.999,
-    ),
-    # CLIP2GAN. From the paper: W+, 12 layers without shortcuts, L2, L_div, Gaussian noise of variance 0.36 on
-    # the feature, no remedy for the gap. Ours, as the paper leaves them open: the width, all weights, the
-    # learning rate, batch and steps, mean 0 for the noise, and its unit (0.6 of an embedding's root mean
-    # square, so noise 0.6 times as long as the embedding). CLIP's features stand in for LPIPS.
-    "clip2gan": MapperTraining(
-        mapper_settings={"width": 512, "residual": False, "sample_sigma": 0.6},
-        gap="none",
-        noise=Noise("unit", 0.6),
-        weights=LossWeights(pixel_l2=1.0, perceptual=1.0, diversity=0.1),
-        steps=20000,
-        lr=1e-4,
-    ),
-    # CLIP-Flow. From the abstract: Real-NVP with activation normalisation and invertible linear maps, texts
-    # fed in directly. Ours: all else, the likelihood of latents as the objective among it.
-    "clip-flow": MapperTraining(
-        mapper="flow",
-        mapper_settings={"steps": 12, "width": 512, "condition": 512},
-        samples=131_072,
-        gap="none",
-        warmup_steps=100_000,
-        warmup_lr=5e-4,
-        steps=0,
-    ),
-    # clip2latent. From its code: W, z-scored latents, unit noise of the embedding's own length, the embedding
-    # hidden from a fifth of a batch, guidance 2, batches of 512 at 1e-4, no remedy for the gap. Ours: a
-    # residual network in place of a transformer, and how many samples and steps.
-    "clip2latent": MapperTraining(
-        mapper="diffusion",
-        mapper_settings={"width": 1024, "blocks": 6, "guidance": 2.0},
-        samples=131_072,
-        gap="none",
-        noise=Noise("unit", 1.0),
-        warmup_steps=200_000,
-        warmup_batch=512,
-        warmup_lr=1e-4,
-        steps=0,
-        ema=0.9999,
-    ),
-}
+BEST = "best.safetensors"  # beside the checkpoints: the mapper that did best on what is held out
 
 
 def train_mapper(
@@ -201,6 +47,7 @@ def train_mapper(
     pictures: Sequence[Pictures],
     run: RunFolder,
     *,
+    networks: Networks | None = None,
     checkpoint_seconds: float = 60,
 ) -> Path:
     """Train a mapper in `run`, from its newest checkpoint if it has one, and write `run.path / "bundle"`.
@@ -211,6 +58,7 @@ def train_mapper(
         clip: frozen likewise, on the generator's device.
         pictures: the opened sources of `config.data` other than "sampled", at the generator's resolution.
         run: its folder.
+        networks: those of the loss; None: loaded here.
         checkpoint_seconds: at most this much work is lost by a kill.
 
     Returns:
@@ -218,72 +66,98 @@ def train_mapper(
 
     Raises:
         ValueError: a loss or gradient is not finite; no checkpoint has it.
+        OSError: a network that a loss needs is not at hand.
     """
     device = clip.device
     processes = Processes(device)
+    networks = networks or Networks.load(config, device)
     cache = run.path / "cache"
     samples = draw_samples(generator, clip, config.samples, config.seed, cache / SAMPLED, processes)
     prompts = plain_prompts(config.prompts)
-    chosen = prompts[:: -(-len(prompts) // PREVIEW_PROMPTS)]
     gap = _fit_gap(config, clip, samples, pictures, prompts=prompts, cache=cache, processes=processes)
+    validation = Validation.draw(config, generator, clip, pictures, gap, prompts)
 
     mapper = untrained_mapper(config, generator, clip)
     mapper.fit_statistics(gap.from_image(samples.embeddings), samples.w)
     mapper = mapper.to(device)
-    average = deepcopy(mapper).eval().requires_grad_(False)
+    averaged = deepcopy(mapper).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(mapper.parameters(), lr=config.lr, betas=(0.9, 0.99))
+    parts: dict[str, nn.Module | Optimizer] = {"mapper": mapper, "average": averaged, "optimizer": optimizer}
+    adversary = None
+    if config.weights.adversarial and config.steps:
+        adversary = Adversary(config.adversary, generator, config.seed, device)
+        parts |= {"discriminator": adversary.discriminator, "discriminator_optimizer": adversary.optimizer}
 
-    first = 0
+    first, best = 0, -math.inf
     checkpoint = run.latest()
     if checkpoint is not None:
-        first, tensors, _ = checkpoint
-        unpack(tensors, mapper=mapper, average=average, optimizer=optimizer)
+        first, tensors, extra = checkpoint
+        unpack(tensors, **parts)
+        best = extra.get("best", best)
 
     total = config.warmup_steps + config.steps
-    step_losses = _StepLosses(config, generator, clip, pictures, samples, gap, mapper, processes)
+    drawn = [len(source) - held_out(config, source) for source in pictures]
+    objective = Objective(
+        config=config,
+        generator=generator,
+        clip=clip,
+        pictures=pictures,
+        drawn=drawn,
+        samples=samples,
+        gap=gap,
+        mapper=mapper,
+        adversary=adversary,
+        networks=networks,
+        processes=processes,
+    )
     figures = _Means()
+    validated: dict[str, float] = {}
     saved = time.monotonic()
     for step in tqdm(range(first, total), "training", total, initial=first, disable=None, leave=False):
         if step == config.warmup_steps:
             optimizer.state.clear()  # the second moments of another loss
+            figures.clear()
+        rate = learning_rate(config, step)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        terms = step_losses(step)
-        values = processes.average([value.detach() for _, value in terms.values()])
-        if bad := [name for name, value in zip(terms, values, strict=True) if not value.isfinite()]:
-            raise ValueError(f"step {step}: the loss {', '.join(bad)} is not finite; try a lower --lr")
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack([weight * value for weight, value in terms.values()]).sum().backward()
-        gradients = [parameter.grad for parameter in mapper.parameters() if parameter.grad is not None]
-        for gradient, mean in zip(gradients, processes.average(gradients), strict=True):
-            gradient.copy_(mean)
-        if not torch.nn.utils.get_total_norm(gradients).isfinite():
-            raise ValueError(f"step {step}: the gradient is not finite; try a lower --lr")
+            group["lr"] = rate
+        values = _gradients(step, config, objective, mapper, adversary, processes)
         optimizer.step()
-        _move_average(average, mapper, min(config.ema, (1 + step) / (10 + step)))
+        optimizer.zero_grad(set_to_none=True)
+        if adversary is not None and step >= config.warmup_steps:
+            adversary.step(processes)
+        _move_average(averaged, mapper, min(config.ema, (1 + step) / (10 + step)))
 
         done = step + 1
         if not processes.is_first:
             continue
-        figures.add({name: value.item() for name, value in zip(terms, values, strict=True)})
-        if done % (50 if step >= config.warmup_steps else 500) == 0 or done == total:
-            run.log(done, **figures.pop(), lr=learning_rate(config, step))
+        figures.add(values)
         if done % max(1, total // PREVIEWS) == 0 or done == total:
-            sheet = preview(average, generator, clip, gap, chosen)
-            write_png(run.samples / f"{done:08d}.png", sheet, {"prompts": chosen})
+            sheet, validated = validation.preview(averaged)
+            write_png(run.samples / f"{done:08d}.png", sheet, {"prompts": validation.prompts})
+            validated |= validation.reconstruction(averaged)
+            if validated.get(SCORE, -math.inf) > best:
+                best = validated[SCORE]
+                save_mapper(averaged, run.path / "checkpoints" / BEST)
+            run.log(done, **figures.pop(), **validated, lr=rate)
+        elif done % (50 if step >= config.warmup_steps else 500) == 0:
+            run.log(done, **figures.pop(), lr=rate)
         if time.monotonic() - saved > checkpoint_seconds or done == total:
-            run.save(done, pack(mapper=mapper, average=average, optimizer=optimizer), {})
+            run.save(done, pack(**parts), {"best": best} if math.isfinite(best) else {})
             saved = time.monotonic()
 
     bundle = run.path / "bundle"
     if not processes.is_first:
         return bundle
+    if validated:
+        validation.warn_if_deaf(validated["text_top1"])
+    if math.isfinite(best):
+        averaged = load_mapper(run.path / "checkpoints" / BEST, device)
     info = BundleInfo(
         name=run.path.name,
         description=f"Trained by clip2gan train-mapper for {total} steps.",
         licences={} if generator.licence is None else {"generator": generator.licence},
     )
-    write_bundle(bundle, generator, clip, {config.mapper: average}, gap, info=info)
+    write_bundle(bundle, generator, clip, {config.mapper: averaged}, gap, info=info)
     return bundle
 
 
@@ -298,127 +172,46 @@ def untrained_mapper(config: MapperTraining, generator: Generator, clip: ClipEnc
     return mapper
 
 
-@torch.no_grad()
-def preview(
-    mapper: Mapper, generator: Generator, clip: ClipEncoder, gap: Gap, prompts: Sequence[str]
-) -> Image.Image:
-    """A sheet of pictures: a row for each prompt, a column for each seed from 0."""
-    images = []
-    for e_text in clip.encode_texts(prompts).split(1):
-        for seed in range(PREVIEW_SEEDS):
-            random = torch.Generator().manual_seed(seed)
-            ws = mapper.sample(gap.to_image(e_text, 1, random)[:, 0], 1, random)[:, 0]
-            images.append(to_picture(generator.synthesis(ws, noise_mode="const")))
-    return contact_sheet(images, PREVIEW_SEEDS)
-
-
 def learning_rate(config: MapperTraining, step: int) -> float:
-    """A ramp, then half a cosine: from warmup_lr to a tenth in the warm-up, from lr to a tenth after it."""
+    """A ramp, then what the schedule says: from warmup_lr in the warm-up, from lr after it."""
     warm = step < config.warmup_steps
     start, length = (0, config.warmup_steps) if warm else (config.warmup_steps, config.steps)
     top = config.warmup_lr if warm else config.lr
-    progress = (step - start) / length
-    decay = 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * progress))
+    decay = 1.0
+    if config.schedule == "cosine":
+        decay = 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * (step - start) / length))
     return top * decay * min(1.0, (step - start + 1) / RAMP_STEPS)
 
 
-@dataclass
-class _Batch:
-    """Pictures [N, 3, R, R], their embeddings [N, D], and the latents w [K, w_dim] of the first K.
+def _gradients(
+    step: int,
+    config: MapperTraining,
+    objective: Objective,
+    mapper: Mapper,
+    adversary: Adversary | None,
+    processes: Processes,
+) -> dict[str, float]:
+    """Leave the whole batch's gradients in the mapper and the adversary; returns the terms' values.
 
-    They are the rows [N] of the batch that all processes work on.
+    Raises ValueError where a term or the mapper's gradient is not finite.
     """
-
-    images: Tensor
-    embeddings: Tensor
-    w: Tensor
-    rows: Tensor
-
-
-@dataclass
-class _StepLosses:
-    """The loss terms of a step: name -> (weight, value)."""
-
-    config: MapperTraining
-    generator: Generator
-    clip: ClipEncoder
-    pictures: Sequence[Pictures]
-    samples: Samples
-    gap: Gap
-    mapper: Mapper
-    processes: Processes
-
-    def __call__(self, step: int) -> dict[str, tuple[float, Tensor]]:
-        random = step_generator(self.config.seed, step)
-        with torch.autocast(self.clip.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self._warmup(random) if step < self.config.warmup_steps else self._reconstruction(random)
-
-    def _warmup(self, random: torch.Generator) -> dict[str, tuple[float, Tensor]]:
-        rows = torch.randint(len(self.samples.w), (self.config.warmup_batch,), generator=random)
-        mine = self.processes.rows([len(rows)])
-        e = self.gap.train(self.samples.embeddings[rows], random)[mine].to(self.clip.device)
-        return {"latent": (1.0, self.mapper.loss(e, self.samples.w[rows[mine]].to(e), random))}
-
-    def _reconstruction(self, random: torch.Generator) -> dict[str, tuple[float, Tensor]]:
-        weights = self.config.weights
-        batch = self._draw(random)
-        e = self._noisy(batch, random)
-        images = self.generator.synthesis(self.mapper(e), noise_mode="const")
-
-        terms: dict[str, tuple[float, Tensor]] = {}
-        if weights.pixel_l1:
-            terms["pixel_l1"] = weights.pixel_l1, pixel_l1(images, batch.images)
-        if weights.pixel_l2:
-            terms["pixel_l2"] = weights.pixel_l2, pixel_l2(images, batch.images)
-        if weights.perceptual:
-            with torch.no_grad():
-                target = self.clip.image_features(batch.images)
-            terms["perceptual"] = (
-                weights.perceptual,
-                feature_distance(self.clip.image_features(images), target),
-            )
-        if weights.cosine:
-            distance = cosine_distance(self.clip.encode_images(images), batch.embeddings)
-            terms["cosine"] = weights.cosine, distance
-        if weights.latent and len(batch.w):
-            terms["latent"] = weights.latent, self.mapper.loss(e[: len(batch.w)], batch.w, random)
-        if weights.diversity:
-            e_near = self._noisy(batch, random)
-            images_near = self.generator.synthesis(self.mapper(e_near), noise_mode="const")
-            terms["diversity"] = weights.diversity, diversity_ratio(e, e_near, images, images_near)
-        return terms
-
-    def _noisy(self, batch: _Batch, random: torch.Generator) -> Tensor:
-        """What the mapper is given for the batch, by random numbers for all processes' rows."""
-        everyones = batch.embeddings.new_zeros(self.config.batch, batch.embeddings.shape[1])
-        everyones[batch.rows] = batch.embeddings
-        return self.gap.train(everyones, random)[batch.rows]
-
-    @torch.no_grad()
-    def _draw(self, random: torch.Generator) -> _Batch:
-        """This process's rows of a batch, in equal parts from all sources, those with known latents first."""
-        device, sources = self.clip.device, list(self.pictures)
-        known = self.config.data.count(SAMPLED)
-        total = known + len(sources)
-        bounds = [self.config.batch * part // total for part in range(total + 1)]
-        sizes = [stop - start for start, stop in pairwise(bounds[known:])]
-        if known:
-            sizes = [bounds[known], *sizes]
-
-        images = []
-        w = torch.empty(0, self.generator.config.w_dim, device=device)
-        if known:
-            z = torch.randn(bounds[known], self.generator.config.z_dim, generator=random)
-            c = self.generator.draw_labels(len(z), random)
-            mine = self.processes.rows([len(z)])
-            ws = self.generator.mapping(z[mine].to(device), None if c is None else c[mine].to(device))
-            w = ws[:, 0]
-            images.append(self.generator.synthesis(ws, noise_mode="const"))
-        for source, size in zip(sources, sizes[bool(known) :], strict=True):
-            chosen = torch.randint(len(source), (size,), generator=random)
-            images.append(to_floats(source.batch(chosen[self.processes.rows([size])])).to(device))
-        all_images = torch.cat(images)
-        return _Batch(all_images, self.clip.encode_images(all_images), w, self.processes.rows(sizes))
+    sums: dict[str, Tensor] = {}
+    for turn in range(config.accumulate):
+        terms = objective(step, turn)
+        (terms.total() / config.accumulate).backward()
+        values = terms.values()
+        if adversary is not None and (pair := terms.compared) is not None:
+            values |= adversary.learn(step, pair.real, pair.fake, pair.places, 1 / config.accumulate)
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0) + value / config.accumulate
+    means = dict(zip(sums, processes.average(list(sums.values())), strict=True))
+    if bad := [name for name, value in means.items() if not value.isfinite()]:
+        raise ValueError(f"step {step}: the loss {', '.join(bad)} is not finite; try a lower --lr")
+    gradients = [parameter.grad for parameter in mapper.parameters() if parameter.grad is not None]
+    average(processes, gradients)
+    if not nn.utils.get_total_norm(gradients).isfinite():
+        raise ValueError(f"step {step}: the gradient is not finite; try a lower --lr")
+    return {name: value.item() for name, value in means.items()}
 
 
 class _Means:
@@ -430,14 +223,15 @@ class _Means:
     def add(self, figures: dict[str, float]) -> None:
         self._values.append(figures)
 
-    def pop(self) -> dict[str, float]:
-        last = self._values[-1].keys()  # the terms of the phase that we are in
-        means = {
-            name: sum(row[name] for row in rows) / len(rows)
-            for name in last
-            if (rows := [row for row in self._values if name in row])
-        }
+    def clear(self) -> None:
         self._values.clear()
+
+    def pop(self) -> dict[str, float]:
+        means = {}
+        for name in {name: None for row in self._values for name in row}:
+            found = [row[name] for row in self._values if name in row]  # some are not of every step
+            means[name] = sum(found) / len(found)
+        self.clear()
         return means
 
 

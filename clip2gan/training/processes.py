@@ -39,16 +39,21 @@ class Processes:
         """Until all are here."""
         self._state.wait_for_everyone()
 
-    def rows(self, sizes: Sequence[int]) -> Tensor:
-        """This process's rows of a batch that is made of parts of these sizes: every `count`-th of each part.
+    def rows(self, sizes: Sequence[int], turn: int = 0, turns: int = 1) -> Tensor:
+        """This process's rows of a batch that is made of parts of these sizes.
+
+        They are every k-th of each part, where k is the number of processes times that of the `turns` in
+        which each of them works through its share.
 
         Raises ValueError where a part cannot be shared evenly.
         """
-        if any(size % self.count for size in sizes):
+        shares = self.count * turns
+        if any(size % shares for size in sizes):
             parts = " + ".join(map(str, sizes))
-            raise ValueError(f"a batch of {parts} cannot be shared by {self.count} processes; change --batch")
+            who = f"{self.count} processes" if turns == 1 else f"{self.count} x {turns} (accumulate)"
+            raise ValueError(f"a batch of {parts} cannot be shared by {who}; change --batch")
         whole = torch.arange(sum(sizes)).split(list(sizes))
-        return torch.cat([part[self.index :: self.count] for part in whole])
+        return torch.cat([part[self.index * turns + turn :: shares] for part in whole])
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The mean over all processes of each tensor."""

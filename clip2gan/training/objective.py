@@ -1,0 +1,203 @@
+"""What a step of a mapper's training draws, and the terms of its loss."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clip2gan.clip import ClipEncoder
+from clip2gan.data.pictures import Pictures
+from clip2gan.data.samples import Samples, to_floats
+from clip2gan.gap import Gap
+from clip2gan.losses import cosine_distance, diversity_ratio, feature_distance, pixel_l1, pixel_l2
+from clip2gan.mappers import Mapper
+from clip2gan.perceptual import Distance, identity_distance, lpips_distance
+from clip2gan.training.adversary import Adversary
+from clip2gan.training.presets import SAMPLED, MapperTraining
+from clip2gan.training.processes import Processes
+from stylegan2 import Generator
+from stylegan2.runs import step_generator
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The pretrained networks of the terms that `config` asks for, all frozen.
+
+    Attributes:
+        perceptual: distance of pictures; None: by CLIP's features.
+        identity: likewise; None: by CLIP's embeddings.
+    """
+
+    perceptual: Distance | None = None
+    identity: Distance | None = None
+
+    @classmethod
+    def load(cls, config: MapperTraining, device: torch.device) -> "Networks":
+        """Load them; raises OSError or ValueError, in one line, where one is missing."""
+        weights = config.weights
+        wants_lpips = weights.perceptual and config.steps and config.perceptual != "clip"
+        wants_recogniser = weights.identity and config.steps and config.identity is not None
+        return cls(
+            lpips_distance(config.perceptual, device) if wants_lpips else None,
+            identity_distance(config.identity, device) if wants_recogniser and config.identity else None,
+        )
+
+
+@dataclass
+class Terms:
+    """The terms of a step: name -> (weight, value); and the pictures that were compared, if any were."""
+
+    weighted: dict[str, tuple[float, Tensor]]
+    compared: "Compared | None" = None
+
+    def total(self) -> Tensor:
+        return torch.stack([weight * value for weight, value in self.weighted.values()]).sum()
+
+    def values(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, (_, value) in self.weighted.items()}
+
+
+@dataclass
+class Compared:
+    """Pictures [N, 3, R, R], given and mapped, and a random number in [0, 1) for each of them [N]."""
+
+    real: Tensor
+    fake: Tensor
+    places: Tensor
+
+
+@dataclass
+class _Batch:
+    """Pictures [N, 3, R, R], their CLIP features and embeddings [N, D]; latents w [K, w_dim] of the first K.
+
+    They are the rows [N] of the batch that all processes work on.
+    """
+
+    images: Tensor
+    features: list[Tensor]
+    embeddings: Tensor
+    w: Tensor
+    rows: Tensor
+
+
+@dataclass
+class Objective:
+    """The loss of a step, for this process and turn.
+
+    Attributes:
+        drawn: of each of `pictures`, how many (the first ones) are trained on.
+    """
+
+    config: MapperTraining
+    generator: Generator
+    clip: ClipEncoder
+    pictures: Sequence[Pictures]
+    drawn: Sequence[int]
+    samples: Samples
+    gap: Gap
+    mapper: Mapper
+    adversary: Adversary | None
+    networks: Networks
+    processes: Processes
+
+    def __call__(self, step: int, turn: int) -> Terms:
+        """The terms of one of a step's `config.accumulate` turns.
+
+        The random numbers are those of the whole batch, whatever its shares are.
+        """
+        random = step_generator(self.config.seed, step)
+        with torch.autocast(self.clip.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            if step < self.config.warmup_steps:
+                return self._warmup(random, turn)
+            return self._reconstruction(random, turn)
+
+    def _warmup(self, random: torch.Generator, turn: int) -> Terms:
+        rows = torch.randint(len(self.samples.w), (self.config.warmup_batch,), generator=random)
+        mine = self._rows([len(rows)], turn)
+        e = self.gap.train(self.samples.embeddings[rows], random)[mine].to(self.clip.device)
+        return Terms({"latent": (1.0, self.mapper.loss(e, self.samples.w[rows[mine]].to(e), random))})
+
+    def _reconstruction(self, random: torch.Generator, turn: int) -> Terms:
+        weights = self.config.weights
+        batch = self._draw(random, turn)
+        e = self._noisy(batch, random)
+        images = self.generator.synthesis(self.mapper(e), noise_mode="const")
+        features: list[Tensor] = []
+        embeddings = batch.embeddings
+        if self._looks:
+            features, embeddings = self.clip.features_and_embeddings(images)
+
+        terms: dict[str, tuple[float, Tensor]] = {}
+
+        def add(name: str, weight: float, value: Callable[[], Tensor]) -> None:
+            if weight:
+                terms[name] = weight, value()
+
+        add("pixel_l1", weights.pixel_l1, lambda: pixel_l1(images, batch.images))
+        add("pixel_l2", weights.pixel_l2, lambda: pixel_l2(images, batch.images))
+        perceptual, identity = self.networks.perceptual, self.networks.identity
+        add(
+            "perceptual",
+            weights.perceptual,
+            lambda: (
+                perceptual(images, batch.images) if perceptual else feature_distance(features, batch.features)
+            ),
+        )
+        add("cosine", weights.cosine, lambda: cosine_distance(embeddings, batch.embeddings))
+        add(
+            "identity",
+            weights.identity,
+            lambda: (
+                identity(images, batch.images) if identity else cosine_distance(embeddings, batch.embeddings)
+            ),
+        )
+        if len(batch.w):
+            known = e[: len(batch.w)]
+            add("latent", weights.latent, lambda: self.mapper.loss(known, batch.w, random))
+        if weights.diversity:
+            e_near = self._noisy(batch, random)
+            images_near = self.generator.synthesis(self.mapper(e_near), noise_mode="const")
+            terms["diversity"] = weights.diversity, diversity_ratio(e, e_near, images, images_near)
+        if self.adversary is not None:
+            terms["adversarial"] = weights.adversarial, self.adversary.fool(images)
+        places = torch.rand(self.config.batch, generator=random)[batch.rows].to(images)
+        return Terms(terms, Compared(batch.images, images, places))
+
+    @property
+    def _looks(self) -> bool:
+        """Whether CLIP sees the mapped pictures."""
+        weights, networks = self.config.weights, self.networks
+        by_features = weights.perceptual and networks.perceptual is None
+        return bool(weights.cosine or by_features or (weights.identity and networks.identity is None))
+
+    def _rows(self, sizes: Sequence[int], turn: int) -> Tensor:
+        return self.processes.rows(sizes, turn, self.config.accumulate)
+
+    def _noisy(self, batch: _Batch, random: torch.Generator) -> Tensor:
+        """What the mapper is given for the batch, by random numbers for all processes' rows."""
+        everyones = batch.embeddings.new_zeros(self.config.batch, batch.embeddings.shape[1])
+        everyones[batch.rows] = batch.embeddings
+        return self.gap.train(everyones, random)[batch.rows]
+
+    @torch.no_grad()
+    def _draw(self, random: torch.Generator, turn: int) -> _Batch:
+        """This turn's rows of a batch, in equal parts from all sources, those with known latents first."""
+        device, sizes = self.clip.device, self.config.parts()
+        given = sizes
+        images = []
+        w = torch.empty(0, self.generator.config.w_dim, device=device)
+        if SAMPLED in self.config.data:
+            known, *given = sizes
+            z = torch.randn(known, self.generator.config.z_dim, generator=random)
+            c = self.generator.draw_labels(len(z), random)
+            mine = self._rows([len(z)], turn)
+            ws = self.generator.mapping(z[mine].to(device), None if c is None else c[mine].to(device))
+            w = ws[:, 0]
+            images.append(self.generator.synthesis(ws, noise_mode="const"))
+        for source, drawn, size in zip(self.pictures, self.drawn, given, strict=True):
+            chosen = torch.randint(drawn, (size,), generator=random)
+            images.append(to_floats(source.batch(chosen[self._rows([size], turn)])).to(device))
+        all_images = torch.cat(images)
+        features, embeddings = self.clip.features_and_embeddings(all_images)
+        return _Batch(all_images, features, embeddings, w, self._rows(sizes, turn))
