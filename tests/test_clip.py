@@ -18,6 +18,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
 from clip2gan.clip import CONFIG_NAME, WEIGHTS_NAME, ClipEncoder, save_local_dir
+from clip2gan.evaluation.avatars import groups
 from tests.conftest import CLIP_CONFIG, PREPROCESSING
 from tools import domain
 
@@ -373,7 +374,7 @@ def test_avatars_has_zero_vectors_for_unknown_tokens(avatars: ClipEncoder) -> No
 def test_avatars_finds_what_a_text_names(avatars: ClipEncoder, change: dict[str, str], text: str) -> None:
     rng = np.random.default_rng(3)
     values = ["short", "brown", "none", "glasses", "serious", "open", "light", "hoodie", "blue", "gray"]
-    plain = dict(zip(domain.groups(), values, strict=True))
+    plain = dict(zip(groups(), values, strict=True))
     pictures = [domain.draw(attributes, rng) for attributes in (plain, plain | change)]
     without, with_it = avatars.encode_images(pictures) @ avatars.encode_texts([text])[0]
     assert with_it > without + 0.05

@@ -6,13 +6,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from clip2gan.evaluation import avatars
+from clip2gan.evaluation.judge import WEIGHTS, Judge, judge_images, verdicts
 from tools import domain, measure_avatars, train_judge
 from tools.captions import caption
-from tools.judge import WEIGHTS, Judge, judge_images, verdicts
 from tools.make_avatars import make_pictures, write_zip
 from tools.train_judge import augment, judge_loss
 
-GROUPS = domain.groups()
+GROUPS = avatars.groups()
 BASE = {name: group.values[1] for name, group in GROUPS.items()}
 
 
@@ -123,7 +124,7 @@ def test_edits_ask_for_another_visible_value():
     edits = measure_avatars.choose_edits(renders, measure_avatars.read_json("edits.json"))
     for each, edit in zip(attributes, edits, strict=True):
         assert each[edit.group] != edit.value
-        assert domain.visible(each)[edit.group]
+        assert avatars.visible(each)[edit.group]
     assert {edit.group for edit in edits} == set(GROUPS)
 
 

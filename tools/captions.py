@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tools import domain
+from clip2gan.evaluation import avatars
 
 Claims = dict[str, tuple[str, ...]]
 """For each group that a text speaks of, the values of which the text is true."""
@@ -40,12 +40,6 @@ class Caption:
 
     text: str
     claims: Claims
-
-
-def matches(claims: Mapping[str, Sequence[str]], attributes: Mapping[str, str]) -> bool:
-    """Whether every claim is true of these attributes and can be seen: hidden groups do not match."""
-    shown = domain.visible(attributes)
-    return all(shown[group] and attributes[group] in values for group, values in claims.items())
 
 
 def caption(
@@ -83,7 +77,7 @@ class _Wording:
 
 def _choose_wordings(attributes: Mapping[str, str], count: int, r: random.Random) -> list[_Wording]:
     """Choose `count` visible groups and a wording for each; colours often join what they colour."""
-    groups = r.sample([group for group, seen in domain.visible(attributes).items() if seen], count)
+    groups = r.sample([group for group, seen in avatars.visible(attributes).items() if seen], count)
     only_beard = attributes["hair"] in COLOURLESS
     if only_beard and "hair_color" in groups and "facial_hair" not in groups:
         # The colour shows on the beard alone, so it cannot be named without it.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clip2gan.data.pictures import open_pictures
-from tools import domain
+from clip2gan.evaluation import avatars
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Avatars:
 
     def labels(self) -> tuple[Tensor, Tensor]:
         """Indices of the values, int64 [N, groups], and whether each can be seen, bool [N, groups]."""
-        groups = domain.groups()
+        groups = avatars.groups()
         attributes = [record["attributes"] for record in self.records]
         values = [[group.values.index(a[name]) for name, group in groups.items()] for a in attributes]
-        return torch.tensor(values), torch.tensor([list(domain.visible(a).values()) for a in attributes])
+        return torch.tensor(values), torch.tensor([list(avatars.visible(a).values()) for a in attributes])
 
 
 def read_avatars(path: str | Path) -> Avatars:

@@ -1,61 +1,22 @@
-"""The avatars domain: ten attribute groups, how they are drawn, and where they can be seen.
+"""The avatars domain: how attributes are chosen and drawn.
 
-The vocabulary lives in `avatars.json`. Pictures are drawn with python-avatars (Avataaars by Pablo Stanley)
-and rasterised with resvg.
+The vocabulary is that of `clip2gan.evaluation.avatars`. Pictures are drawn with python-avatars
+(Avataaars by Pablo Stanley) and rasterised with resvg.
 """
 
 import io
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clip2gan.evaluation.avatars import Attributes, groups, vocabulary
+
 if TYPE_CHECKING:
     from PIL import Image
 
-Attributes = dict[str, str]
-"""One value for each attribute group, such as {"hair": "bob", "hair_color": "red", ...}."""
-
 Parts = dict[str, Any]
 """The part drawn for each group: the name of a python_avatars enum member, or an RGB colour [r, g, b]."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """One attribute group: its values, how often each is drawn, and the parts that show each of them."""
-
-    name: str
-    values: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    parts: dict[str, list]
-    enums: dict[str, str]
-
-
-@cache
-def vocabulary() -> dict:
-    """The whole of `avatars.json`."""
-    return json.loads(Path(__file__).with_name("avatars.json").read_text(encoding="utf-8"))
-
-
-@cache
-def groups() -> dict[str, Group]:
-    """The attribute groups by name, in the order of `avatars.json`."""
-    return {name: _group(name, entry) for name, entry in vocabulary()["groups"].items()}
-
-
-def _group(name: str, entry: dict) -> Group:
-    values = entry["values"]
-    return Group(
-        name=name,
-        values=tuple(values),
-        probabilities=tuple(value["p"] for value in values.values()),
-        parts={value: details["parts"] for value, details in values.items()},
-        enums={value: details.get("enum", entry.get("enum", "")) for value, details in values.items()},
-    )
 
 
 def sample_attributes(rng: np.random.Generator) -> Attributes:
@@ -73,18 +34,6 @@ def choose_parts(attributes: Mapping[str, str], rng: np.random.Generator) -> Par
         candidates = group.parts[attributes[group.name]]
         chosen[group.name] = candidates[int(rng.integers(len(candidates)))]
     return chosen
-
-
-def visible(attributes: Mapping[str, str]) -> dict[str, bool]:
-    """Whether each group can be seen in the picture ("hidden" of `avatars.json`).
-
-    Hair colour has nothing to show on where a hat or a bald head goes without facial hair, and sunglasses
-    cover the eyes.
-    """
-    shown = dict.fromkeys(groups(), True)
-    shown["hair_color"] = attributes["hair"] not in ("hat", "bald") or attributes["facial_hair"] != "none"
-    shown["eyes"] = attributes["eyewear"] != "sunglasses"
-    return shown
 
 
 def render(attributes: Mapping[str, str], parts: Parts, size: int) -> "Image.Image":

@@ -22,15 +22,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 import clip2gan
+from clip2gan.evaluation import avatars
+from clip2gan.evaluation.attributes import Verdicts, judge_size, judged, kept
+from clip2gan.evaluation.avatars import matches
+from clip2gan.evaluation.judge import RESOLUTION, Judge, judge_images, verdicts
 from clip2gan.pipeline import Clip2Gan, to_tensor
-from tools import domain, zero_shot
-from tools.captions import matches
+from tools import zero_shot
 from tools.dataset import Avatars, read_avatars
-from tools.judge import RESOLUTION, Judge, judge_images, verdicts
 from tools.make_avatars import make_pictures, write_zip
 
 RENDER_SEED = 9  # of no training set
@@ -46,8 +47,6 @@ _, status, usage = os.wait4(process.pid, 0)
 print(time.monotonic() - start, usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-
-Verdicts = list[domain.Attributes]
 
 
 @dataclass
@@ -143,9 +142,9 @@ def choose_edits(renders: Avatars, edits: Sequence[Mapping[str, str]], seed: int
     rng = np.random.default_rng(seed)
     chosen = []
     for attributes in truths(renders):
-        seen = [group for group, shown in domain.visible(attributes).items() if shown]
+        seen = [group for group, shown in avatars.visible(attributes).items() if shown]
         group = seen[int(rng.integers(len(seen)))]
-        others = [value for value in domain.groups()[group].values if value != attributes[group]]
+        others = [value for value in avatars.groups()[group].values if value != attributes[group]]
         value = others[int(rng.integers(len(others)))]
         texts = [edit["text"] for edit in edits if (edit["group"], edit["value"]) == (group, value)]
         chosen.append(Edit(texts[int(rng.integers(len(texts)))], group, value))
@@ -191,10 +190,10 @@ def unnamed_kept(before: Verdicts, after: Verdicts, named: Sequence[str]) -> lis
     """For every group but the named one that can be seen both before and after: whether its value stayed."""
     stayed = []
     for old, new, group in zip(before, after, named, strict=True):
-        seen_before, seen_after = domain.visible(old), domain.visible(new)
+        seen_before, seen_after = avatars.visible(old), avatars.visible(new)
         stayed += [
             old[other] == new[other]
-            for other in domain.groups()
+            for other in avatars.groups()
             if other != group and seen_before[other] and seen_after[other]
         ]
     return stayed
@@ -215,7 +214,7 @@ def sample_pictures(model: Clip2Gan, num: int, batch: int = 100) -> Tensor:
 
 def sure_shares(probabilities: Mapping[str, Tensor]) -> dict[str, float]:
     """For each group, the share of pictures whose value the judge is sure of, where its verdict shows it."""
-    shown = [domain.visible(verdict) for verdict in verdicts(dict(probabilities))]
+    shown = [avatars.visible(verdict) for verdict in verdicts(dict(probabilities))]
     return {
         group: mean([p > SURE for p, seen in zip(ps.amax(dim=1).tolist(), shown, strict=True) if seen[group]])
         for group, ps in probabilities.items()
@@ -228,11 +227,11 @@ def missing_values(found: Verdicts) -> list[str]:
         (group, value)
         for attributes in found
         for group, value in attributes.items()
-        if domain.visible(attributes)[group]
+        if avatars.visible(attributes)[group]
     }
     return [
         f"{name}: {value}"
-        for name, group in domain.groups().items()
+        for name, group in avatars.groups().items()
         for value in group.values
         if (name, value) not in occurring
     ]
@@ -262,26 +261,6 @@ def _timed_generate(model: str, out: str) -> tuple[float, float]:
 def truths(renders: Avatars) -> Verdicts:
     """The attributes that the renders were drawn from."""
     return [record["attributes"] for record in renders.records]
-
-
-def kept(before: Verdicts, after: Verdicts) -> dict[str, float]:
-    """For each group, the share of pictures that still show its value, of those that showed it before."""
-    shares = {}
-    for group in domain.groups():
-        pairs = [(old, new) for old, new in zip(before, after, strict=True) if domain.visible(old)[group]]
-        shares[group] = mean([matches({group: [old[group]]}, new) for old, new in pairs])
-    return shares
-
-
-def judged(judge: Judge, images: Tensor) -> Verdicts:
-    """The judge's verdicts on pictures [N, 3, R, R] in [-1, 1]."""
-    return verdicts(judge_images(judge, judge_size(images)))
-
-
-def judge_size(images: Tensor) -> Tensor:
-    """Pictures as a viewer would see them, at the judge's resolution."""
-    images = images.clamp(-1, 1)
-    return F.adaptive_avg_pool2d(images, RESOLUTION) if images.shape[-1] != RESOLUTION else images
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -356,7 +335,7 @@ def measure(
     real = sure_shares(judge_images(judge, to_unit(renders.images)))
     sure = sure_shares(samples)
     missing = missing_values(verdicts(samples))
-    num_values = sum(len(group.values) for group in domain.groups().values())
+    num_values = sum(len(group.values) for group in avatars.groups().values())
     figures["generator_sure"] = mean(sure.values()) / mean(real.values())
     figures["generator_values"] = 1 - len(missing) / num_values
     details["generator"] = {"sure": sure, "sure_of_renders": real, "missing": missing}

@@ -35,6 +35,7 @@ from tqdm import tqdm
 from clip2gan.clip import ClipEncoder, save_local_dir
 from clip2gan.data.pictures import Pictures, open_pictures
 from clip2gan.devices import resolve_device
+from clip2gan.evaluation import avatars
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
 from tools import domain, zero_shot
 from tools.captions import Caption, Claims, caption
@@ -93,7 +94,7 @@ class Settings:
 
 def columns() -> list[tuple[str, str]]:
     """Every (group, value) of the domain, in a fixed order: the columns of the tables below."""
-    return [(group.name, value) for group in domain.groups().values() for value in group.values]
+    return [(group.name, value) for group in avatars.groups().values() for value in group.values]
 
 
 def truth_table(attributes: Sequence[Mapping[str, str]]) -> Tensor:
@@ -101,7 +102,7 @@ def truth_table(attributes: Sequence[Mapping[str, str]]) -> Tensor:
     index = {column: i for i, column in enumerate(columns())}
     table = torch.zeros(len(attributes), len(index))
     for row, shown in zip(table, attributes, strict=True):
-        for group, seen in domain.visible(shown).items():
+        for group, seen in avatars.visible(shown).items():
             row[index[group, shown[group]]] = float(seen)
     return table
 
@@ -117,7 +118,7 @@ def claim_table(claims: Sequence[Claims]) -> Tensor:
 
 def by_group(table: Tensor) -> tuple[Tensor, ...]:
     """The columns of each group: views [N, values]."""
-    return table.split([len(group.values) for group in domain.groups().values()], dim=1)
+    return table.split([len(group.values) for group in avatars.groups().values()], dim=1)
 
 
 def positives(shown: Tensor, claimed: Tensor) -> Tensor:
@@ -307,7 +308,7 @@ def value_loss(embeddings: Tensor, targets: Tensor, directions: Tensor, scale: T
     """
     logits = scale * embeddings @ F.normalize(directions, dim=1).T
     log_p = torch.cat([F.log_softmax(part, dim=1) for part in by_group(logits)], dim=1)
-    return -(targets * log_p).sum(1).mean() / len(domain.groups())
+    return -(targets * log_p).sum(1).mean() / len(avatars.groups())
 
 
 def claim_targets(claimed: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from clip2gan.evaluation.judge import WEIGHTS, Judge, judge_images
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
 from tools.dataset import Avatars, read_avatars
-from tools.judge import WEIGHTS, Judge, judge_images
 
 CHECKPOINT_EVERY = 250
 LOG_EVERY = 50

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tools import domain
+from clip2gan.evaluation import avatars
 
 TEMPLATES = ("{}", "a picture of {}", "This is {}.")
 
@@ -89,7 +89,7 @@ PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
 def classifier(group: str, encode_texts: Callable[[list[str]], Tensor]) -> Tensor:
     """One unit vector for each value of `group`: the mean of its prompts' embeddings [values, D]."""
     rows = []
-    for value in domain.groups()[group].values:
+    for value in avatars.groups()[group].values:
         texts = [template.format(prompt) for prompt in PROMPTS[group][value] for template in TEMPLATES]
         rows.append(F.normalize(encode_texts(texts).mean(0), dim=0))
     return torch.stack(rows)
@@ -108,9 +108,9 @@ def accuracy(
         encode_texts: gives unit embeddings [T, D] of T texts.
     """
     result = {}
-    for group in domain.groups().values():
+    for group in avatars.groups().values():
         truth = torch.tensor(
-            [group.values.index(a[group.name]) if domain.visible(a)[group.name] else -1 for a in attributes]
+            [group.values.index(a[group.name]) if avatars.visible(a)[group.name] else -1 for a in attributes]
         )
         found = (embeddings @ classifier(group.name, encode_texts).T).argmax(1).cpu()
         result[group.name] = (found == truth)[truth >= 0].float().mean().item()

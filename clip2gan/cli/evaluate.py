@@ -1,8 +1,9 @@
 """`clip2gan evaluate`: models measured by the same prompts and pictures, side by side."""
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -55,6 +56,19 @@ report.png, a sheet with a row for each prompt.
 @click.option(
     "--clip", metavar="CLIP", help="The CLIP that judges, as in train-mapper.  [default: each model's own]"
 )
+@click.option(
+    "--judge",
+    type=click.Choice(["auto", "avatars", "none"]),
+    default="auto",
+    show_default=True,
+    help="What sees the attributes of avatars; auto: where the first model has the avatars' CLIP.",
+)
+@click.option(
+    "--lpips",
+    type=click.Choice(["lpips-vgg", "lpips-alex", "lpips-squeeze"]),
+    help="Also measure by this network, which is fetched.",
+)
+@click.option("--identity", metavar="FILE.onnx", help="Also measure faces by a recogniser like ArcFace's.")
 @click.option("--num", type=click.IntRange(2), default=4, show_default=True, help="Pictures of each text.")
 @click.option(
     "--truncation", type=Finite(0, 2), default=TRUNCATION, show_default=True, help="As in generate."
@@ -77,6 +91,9 @@ def command(
     real: Path | None,
     max_real: int,
     clip: str | None,
+    judge: str,
+    lpips: str | None,
+    identity: str | None,
     num: int,
     truncation: float,
     out: Path | None,
@@ -91,23 +108,47 @@ def command(
     if len(set(names)) < len(names):
         raise click.BadParameter("the same model twice", param_hint="'--against'")
     with blame("--prompts"):
-        texts = read_texts(prompts, "prompts.json")
+        drawn = read_texts(prompts, "prompts.json")
     with blame("--attributes"):
         edits = read_texts(attributes, "edits.json")
     if out is not None:
         check_outputs([out, out.with_suffix(".md"), out.with_suffix(".png")], force)
 
     from clip2gan.clip import ClipEncoder
-    from clip2gan.evaluation.report import Protocol, evaluate, markdown, sheet
+    from clip2gan.evaluation.inception import missing_part
+    from clip2gan.evaluation.judge import Judge
+    from clip2gan.evaluation.report import Attribute, Instruments, Protocol, evaluate, markdown, sheet
+    from clip2gan.perceptual import identity_distance, lpips_distance
 
     loaded = _load(model, device)
     pictures = [] if real is None else _real_pictures(real, loaded.resolution, max_real)
-    protocol = Protocol(texts, num=num, truncation=truncation, attributes=edits, real=pictures, seed=seed)
-    judge = ClipEncoder.load(clip, resolve_device(device)) if clip else None
+    protocol = Protocol(
+        [entry["text"] for entry in drawn],
+        claims=[entry["claims"] for entry in drawn if "claims" in entry],
+        num=num,
+        truncation=truncation,
+        attributes=[Attribute(entry["text"], entry.get("group"), entry.get("value")) for entry in edits],
+        real=pictures,
+        seed=seed,
+    )
+    where = resolve_device(device)
+    if judge == "auto":
+        judge = "avatars" if is_avatars(loaded) else "none"
+    without = missing_part()
+    instruments = Instruments(
+        clip=ClipEncoder.load(clip, where) if clip else None,
+        judge=Judge.load() if judge == "avatars" else None,
+        lpips=lpips_distance(lpips, where) if lpips else None,
+        identity=identity_distance(identity, where) if identity else None,
+        inception=without is None,
+    )
+    if real is not None and without is not None:
+        click.echo(f"FID and KID are left out; for them {without}", err=True)
     evaluations = {}
     for name in names:
         loaded = loaded if name == model else _load(name, device)
-        evaluations[name] = evaluate(loaded, protocol, judge, lambda jobs, name=name: progress(jobs, name))
+        bar = partial(progress, desc=name)
+        evaluations[name] = evaluate(loaded, protocol, instruments, bar)
     figures = {name: evaluation.figures for name, evaluation in evaluations.items()}
     table = markdown(figures)
     click.echo(table)
@@ -117,7 +158,10 @@ def command(
 
         settings = {
             "clip": clip or "each model's own",
-            "prompts": len(texts),
+            "judge": judge,
+            "lpips": lpips,
+            "identity": identity,
+            "prompts": len(drawn),
             "num": num,
             "truncation": truncation,
             "real": len(pictures),
@@ -132,8 +176,8 @@ def command(
         click.echo(f"wrote {out}, {out.with_suffix('.md')} and {out.with_suffix('.png')}")
 
 
-def read_texts(path: Path | None, default: str) -> list[str]:
-    """The lines of a text file, or the texts of the package's own list `default`.
+def read_texts(path: Path | None, default: str) -> "list[dict[str, Any]]":
+    """{"text": ...} of each line of a file, or the package's own list `default`, which says what they mean.
 
     Raises ValueError when there is none.
     """
@@ -141,10 +185,17 @@ def read_texts(path: Path | None, default: str) -> list[str]:
         from importlib import resources
 
         own = resources.files("clip2gan.evaluation") / default
-        return [entry["text"] for entry in json.loads(own.read_text(encoding="utf-8"))]
+        return json.loads(own.read_text(encoding="utf-8"))
     from clip2gan.data.samples import plain_prompts
 
-    return plain_prompts(path)
+    return [{"text": text} for text in plain_prompts(path)]
+
+
+def is_avatars(model: "Clip2Gan") -> bool:
+    """Whether a model draws avatars, as far as its CLIP tells."""
+    from clip2gan.clip import ClipEncoder
+
+    return model.clip.fingerprint() == ClipEncoder.load("avatars").fingerprint()
 
 
 def _load(name: str, device: str) -> "Clip2Gan":

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, product
 
 import torch
 from PIL import Image
@@ -13,12 +13,27 @@ from torch.nn import functional as F
 
 from clip2gan.clip import ClipEncoder
 from clip2gan.defaults import NEUTRAL
+from clip2gan.evaluation.attributes import Claims, Verdicts, judged, kept, named, others_kept, variety
+from clip2gan.evaluation.inception import inception_distances
+from clip2gan.evaluation.judge import Judge
+from clip2gan.evaluation.memory import PeakMemory
 from clip2gan.evaluation.metrics import clip_score, diversity, frechet_distance, r_precision
 from clip2gan.images import contact_sheet
+from clip2gan.perceptual import Distance
 from clip2gan.pipeline import Clip2Gan, to_tensor
 
-EDITED = 20  # pictures that are edited, each by the next of the attributes
+EDITED = 100  # pictures that are edited, each by the next of the attributes
+VARIETY_DRAWS = 32  # sets of samples that the pictures of a text are compared with
 SHEET_PROMPTS, SHEET_COLUMNS = 12, 3
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A text to edit by; for avatars also what it says: a group and its value."""
+
+    text: str
+    group: str | None = None
+    value: str | None = None
 
 
 @dataclass(frozen=True)
@@ -27,17 +42,19 @@ class Protocol:
 
     Attributes:
         prompts: texts to draw.
+        claims: for avatars, what each of these texts says; else nothing.
         num: pictures of each, at least 2.
         truncation: psi.
-        attributes: texts to edit by.
+        attributes: to edit by.
         real: pictures that no model was trained on, or none.
         seed: of the first picture of a text.
     """
 
     prompts: Sequence[str]
+    claims: Sequence[Claims] = ()
     num: int = 4
     truncation: float = 0.7
-    attributes: Sequence[str] = ()
+    attributes: Sequence[Attribute] = ()
     real: Sequence[Image.Image] = ()
     seed: int = 0
 
@@ -46,6 +63,25 @@ class Protocol:
             raise ValueError("there are no prompts; give at least one")
         if self.num < 2:
             raise ValueError(f"diversity needs at least 2 pictures a prompt, got {self.num}")
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What measures; figures of an instrument that is None are left out.
+
+    Attributes:
+        clip: compares pictures and texts; None: each model's own, which favours it.
+        judge: sees the attributes of avatars.
+        lpips: a distance of pictures, averaged over a batch.
+        identity: likewise, of faces.
+        inception: whether to compute FID and KID.
+    """
+
+    clip: ClipEncoder | None = None
+    judge: Judge | None = None
+    lpips: Distance | None = None
+    identity: Distance | None = None
+    inception: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,13 +95,24 @@ class Figure:
 FIGURES: Mapping[str, Figure] = {
     "clip_score": Figure("cosine of text and picture"),
     "r_precision": Figure("picture nearest to its own text, of 100"),
+    "named": Figure("attributes that the text names, present"),
+    "variety": Figure("entropy of the others, beside the generator's"),
     "diversity": Figure("1 - cosine between pictures of a text"),
+    "diversity_lpips": Figure("LPIPS between pictures of a text"),
     "frechet_clip": Figure("Frechet distance to real pictures, CLIP features", more_is_better=False),
+    "fid": Figure("Frechet distance to real pictures, Inception", more_is_better=False),
+    "kid": Figure("kernel distance to real pictures, Inception", more_is_better=False),
     "reconstruction_l1": Figure("mapped back: absolute difference on [-1, 1]", more_is_better=False),
     "reconstruction_cosine": Figure("mapped back: cosine to the picture"),
+    "reconstruction_lpips": Figure("mapped back: LPIPS", more_is_better=False),
+    "reconstruction_identity": Figure("mapped back: distance of the faces", more_is_better=False),
+    "reconstruction_kept": Figure("mapped back: attributes kept"),
     "edit_gain": Figure("edit: rise of the cosine with the attribute's direction"),
     "edit_kept": Figure("edit: cosine to the picture before"),
+    "edit_target": Figure("edit: the attribute present"),
+    "edit_others": Figure("edit: the other attributes as before"),
     "seconds": Figure("seconds a picture, warm", more_is_better=False),
+    "memory_gb": Figure("peak memory of the process [GB]", more_is_better=False),
 }
 
 
@@ -81,7 +128,7 @@ class Evaluation:
 def evaluate(
     model: Clip2Gan,
     protocol: Protocol,
-    judge: ClipEncoder | None = None,
+    instruments: Instruments | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Evaluation:
     """Measure a model.
@@ -89,10 +136,12 @@ def evaluate(
     Args:
         model: the model.
         protocol: what it is given.
-        judge: the CLIP that compares pictures and texts; None: the model's own, which favours it.
+        instruments: what measures; None: the model's own CLIP alone.
         progress: wraps the loop over pictures.
     """
-    judge = judge or model.clip
+    instruments = instruments or Instruments()
+    clip = instruments.clip or model.clip
+    memory = PeakMemory(model.device)
     prompts = [model.prompt(text) for text in protocol.prompts]
     model.draw(prompts[0], protocol.seed, truncation=protocol.truncation)  # warm
     pictures: list[list[Image.Image]] = [[] for _ in prompts]
@@ -101,21 +150,30 @@ def evaluate(
         start = time.perf_counter()
         pictures[row].append(model.draw(prompt, protocol.seed + k, truncation=protocol.truncation))
         seconds.append(time.perf_counter() - start)
+    peak = memory.gigabytes()
 
-    e_texts = judge.encode_texts(list(protocol.prompts))
-    e_pictures = torch.stack([_embed(judge, row) for row in pictures])
+    e_texts = clip.encode_texts(list(protocol.prompts))
+    e_pictures = torch.stack([_embed(clip, row) for row in pictures])
     own = torch.arange(len(prompts), device=e_texts.device).repeat_interleave(protocol.num)
     figures = {
         "clip_score": clip_score(e_pictures.flatten(0, 1), e_texts[own]),
         "r_precision": r_precision(e_pictures.flatten(0, 1), e_texts, own),
         "diversity": diversity(e_pictures),
     }
+    if instruments.judge is not None and protocol.claims:
+        figures |= _attributes(model, instruments.judge, protocol, pictures)
+    if instruments.lpips is not None:
+        figures["diversity_lpips"] = _pairwise(instruments.lpips, pictures, model.device)
     if protocol.real:
-        figures |= _against_real(model, judge, e_pictures.flatten(0, 1), protocol.real)
+        flat = [picture for row in pictures for picture in row]
+        figures["frechet_clip"] = frechet_distance(e_pictures.flatten(0, 1), _embed(clip, protocol.real))
+        if instruments.inception:
+            figures |= inception_distances(flat, protocol.real, model.device)
+        figures |= _reconstruction(model, clip, instruments, protocol.real)
         if protocol.attributes:
-            figures |= _edits(model, judge, protocol)
-    figures["seconds"] = statistics.median(seconds)
-    return Evaluation(figures, pictures)
+            figures |= _edits(model, clip, instruments.judge, protocol)
+    figures |= {"seconds": statistics.median(seconds), "memory_gb": peak}
+    return Evaluation({name: figures[name] for name in FIGURES if name in figures}, pictures)
 
 
 def markdown(figures: Mapping[str, Mapping[str, float]]) -> str:
@@ -148,34 +206,86 @@ def sheet(evaluations: Sequence[Evaluation], size: int) -> Image.Image:
     return contact_sheet(shown, columns=len(shown) // count)
 
 
-def _against_real(
-    model: Clip2Gan, judge: ClipEncoder, e_pictures: Tensor, real: Sequence[Image.Image]
+def _attributes(
+    model: Clip2Gan, judge: Judge, protocol: Protocol, pictures: Sequence[Sequence[Image.Image]]
 ) -> dict[str, float]:
-    fitted = [model.fit(picture) for picture in real]
-    mapped = [model.synthesize(model.estimate(picture)) for picture in fitted]
-    e_real, e_mapped = _embed(judge, fitted), _embed(judge, mapped)
-    errors = [(to_tensor(a) - to_tensor(b)).abs().mean().item() for a, b in zip(fitted, mapped, strict=True)]
-    return {
-        "frechet_clip": frechet_distance(e_pictures, e_real),
-        "reconstruction_l1": statistics.mean(errors),
-        "reconstruction_cosine": clip_score(e_mapped, e_real),
+    seen = [judged(judge, stack(row)) for row in pictures]
+    random = torch.Generator().manual_seed(protocol.seed)
+    samples: Verdicts = []
+    for _ in range(VARIETY_DRAWS):
+        z = torch.randn(protocol.num, model.generator.config.z_dim, generator=random).to(model.device)
+        c = model.generator.draw_labels(protocol.num, random)
+        ws = model.generator.mapping(z, c, truncation_psi=protocol.truncation)
+        samples += judged(judge, model.generator.synthesis(ws, noise_mode="const").cpu())
+    return {"named": named(protocol.claims, seen), "variety": variety(protocol.claims, seen, samples)}
+
+
+def _pairwise(distance: Distance, pictures: Sequence[Sequence[Image.Image]], device: torch.device) -> float:
+    """The mean distance between two pictures of a text, over all pairs and texts."""
+    found = []
+    for row in pictures:
+        images = stack(row).to(device)
+        first, second = torch.combinations(torch.arange(len(row))).T
+        found.append(distance(images[first], images[second]).item())
+    return statistics.mean(found)
+
+
+def _reconstruction(
+    model: Clip2Gan, clip: ClipEncoder, instruments: Instruments, real: Sequence[Image.Image]
+) -> dict[str, float]:
+    mapped = [model.synthesize(model.estimate(picture)) for picture in real]
+    before, after = stack(real), stack(mapped)
+    figures = {
+        "reconstruction_l1": (before - after).abs().mean().item(),
+        "reconstruction_cosine": clip_score(_embed(clip, mapped), _embed(clip, real)),
     }
+    for name, distance in (("lpips", instruments.lpips), ("identity", instruments.identity)):
+        if distance is not None:
+            parts = zip(before.split(1), after.split(1), strict=True)
+            distances = [distance(x.to(model.device), y.to(model.device)).item() for x, y in parts]
+            figures[f"reconstruction_{name}"] = statistics.mean(distances)
+    if instruments.judge is not None:
+        shares = kept(judged(instruments.judge, before), judged(instruments.judge, after))
+        figures["reconstruction_kept"] = statistics.mean(shares.values())
+    return figures
 
 
-def _edits(model: Clip2Gan, judge: ClipEncoder, protocol: Protocol) -> dict[str, float]:
-    """Edits, at strength 1, of what the mapper makes of each picture."""
-    gains, kept = [], []
-    edits = model.directions(protocol.attributes)
-    texts = judge.encode_texts([NEUTRAL, *edits])
-    for index, picture in enumerate(protocol.real[:EDITED]):
-        which = index % len(edits)
+def _edits(model: Clip2Gan, clip: ClipEncoder, judge: Judge | None, protocol: Protocol) -> dict[str, float]:
+    """Edits, at strength 1, of what the mapper makes of each picture; each time by the next attribute.
+
+    With a judge, by the next one that it does not see in the picture already.
+    """
+    texts = {attribute.text: attribute for attribute in protocol.attributes}
+    deltas = model.directions(texts)
+    neutral, *aims = clip.encode_texts([NEUTRAL, *texts])
+    directions = dict(zip(texts, F.normalize(torch.stack(aims) - neutral, dim=-1), strict=True))
+    turns = cycle(texts.values())
+    gains, similar, done, images = [], [], [], []
+    for picture in protocol.real[:EDITED]:
         ws = model.estimate(picture)
-        moved = ws + list(edits.values())[which]
-        before, after = (_embed(judge, [model.synthesize(each)]) for each in (ws, moved))
-        direction = F.normalize(texts[which + 1] - texts[0], dim=0)
-        gains.append(((after - before) @ direction).item())
-        kept.append((after * before).sum().item())
-    return {"edit_gain": statistics.mean(gains), "edit_kept": statistics.mean(kept)}
+        before = model.synthesize(ws)
+        attribute = next(turns)
+        if judge is not None:
+            (seen,) = judged(judge, to_tensor(before))
+            attribute = next(one for one in turns if one.group is None or seen[one.group] != one.value)
+        after = model.synthesize(ws + deltas[attribute.text])
+        e_before, e_after = _embed(clip, [before, after])
+        gains.append(((e_after - e_before) @ directions[attribute.text]).item())
+        similar.append((e_after @ e_before).item())
+        done.append(attribute)
+        images.append((to_tensor(before), to_tensor(after)))
+    figures = {"edit_gain": statistics.mean(gains), "edit_kept": statistics.mean(similar)}
+    if judge is not None and all(attribute.group for attribute in done):
+        old, new = (judged(judge, torch.cat(column)) for column in zip(*images, strict=True))
+        aims = [{one.group or "": [one.value or ""]} for one in done]
+        figures["edit_target"] = named(aims, [[seen] for seen in new])
+        figures["edit_others"] = others_kept(old, new, [one.group or "" for one in done])
+    return figures
+
+
+def stack(pictures: Iterable[Image.Image]) -> Tensor:
+    """Pictures of one size as [N, 3, R, R] in [-1, 1]."""
+    return torch.cat([to_tensor(picture) for picture in pictures])
 
 
 def _embed(judge: ClipEncoder, pictures: Sequence[Image.Image], batch: int = 64) -> Tensor:

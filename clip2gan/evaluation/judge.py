@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from clip2gan.evaluation import avatars
 from stylegan2.files import load_tensors, load_weights, save_tensors
-from tools import domain
 
 RESOLUTION = 64
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
@@ -24,7 +24,7 @@ class Judge(nn.Module):
     def __init__(self, width: int = 32):
         super().__init__()
         self.width = width
-        self.sizes = {name: len(group.values) for name, group in domain.groups().items()}
+        self.sizes = {name: len(group.values) for name, group in avatars.groups().items()}
         self.features = nn.Sequential(
             nn.PixelUnshuffle(2),  # keeps every pixel of eyes and mouth at a quarter of the positions
             *_block(12, width),
@@ -71,12 +71,12 @@ class Judge(nn.Module):
         return {group: scores.softmax(dim=1) for group, scores in self.logits(images).items()}
 
 
-def verdicts(probabilities: dict[str, Tensor]) -> list[domain.Attributes]:
+def verdicts(probabilities: dict[str, Tensor]) -> list[avatars.Attributes]:
     """The most probable value of each group, for each picture."""
     indices = {group: p.argmax(dim=1).tolist() for group, p in probabilities.items()}
     num = len(next(iter(indices.values())))
     return [
-        {name: group.values[indices[name][i]] for name, group in domain.groups().items()} for i in range(num)
+        {name: group.values[indices[name][i]] for name, group in avatars.groups().items()} for i in range(num)
     ]
 
 
