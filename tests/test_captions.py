@@ -5,14 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip2gan.evaluation import avatars
-from clip2gan.evaluation.avatars import matches
+from clip2gan.evaluation.avatars import groups, matches, visible
 from tools import domain
 from tools.captions import MAX_ATTRIBUTES, Caption, caption
 
-avatars = st.fixed_dictionaries(
-    {name: st.sampled_from(group.values) for name, group in avatars.groups().items()}
-)
+avatars = st.fixed_dictionaries({name: st.sampled_from(group.values) for name, group in groups().items()})
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -32,7 +29,7 @@ def test_captions_are_true_and_well_formed(attributes, seed, num_attributes):
     if num_attributes:
         assert len(made.claims) == num_attributes
     for group, values in made.claims.items():
-        assert set(values) < set(avatars.groups()[group].values)
+        assert set(values) < set(groups()[group].values)
     assert made.text == made.text.strip()
     assert 3 <= len(made.text) <= 400
     assert not any(mark in made.text for mark in ("{", "}", "|", "  ", " ,", " .", "..", "a a ", "an an "))
@@ -62,14 +59,14 @@ def test_every_value_is_claimed_alone_in_many_words(single_captions):
         (group, values) = next(iter(made.claims.items()))
         if len(values) == 1:
             wordings.setdefault((group, values[0]), set()).add(made.text.lower().rstrip("."))
-    for name, group in avatars.groups().items():
+    for name, group in groups().items():
         for value in group.values:
             assert len(wordings[name, value]) > 60, (name, value)
 
 
 def test_hidden_groups_are_never_claimed_and_do_not_match():
     for attributes, made in captions(3000):
-        shown = avatars.visible(attributes)
+        shown = visible(attributes)
         assert all(shown[group] for group in made.claims)
     bald = {**domain.sample_attributes(np.random.default_rng(0)), "hair": "bald", "facial_hair": "none"}
     assert not matches({"hair_color": (bald["hair_color"],)}, bald)

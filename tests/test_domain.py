@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from clip2gan.evaluation import avatars
+from clip2gan.evaluation.avatars import groups, visible
 from tools import domain, make_avatars
 from tools.dataset import read_avatars
 
@@ -28,14 +28,14 @@ PLAIN = {
 def drawn(**changes: str) -> np.ndarray:
     """A picture without chance: the first part of every value."""
     attributes = {**PLAIN, **changes}
-    parts = {name: group.parts[attributes[name]][0] for name, group in avatars.groups().items()}
+    parts = {name: group.parts[attributes[name]][0] for name, group in groups().items()}
     return np.asarray(domain.render(attributes, parts, 64)).astype(float)
 
 
 def test_values_are_drawn_as_often_as_the_vocabulary_says():
     rng = np.random.default_rng(0)
     samples = [domain.sample_attributes(rng) for _ in range(4000)]
-    for name, group in avatars.groups().items():
+    for name, group in groups().items():
         assert sum(group.probabilities) == pytest.approx(1)
         for value, p in zip(group.values, group.probabilities, strict=True):
             assert np.mean([sample[name] == value for sample in samples]) == pytest.approx(p, abs=0.04)
@@ -50,7 +50,7 @@ def test_groups_are_drawn_independently():
 
 
 def test_every_value_changes_the_picture():
-    for name, group in avatars.groups().items():
+    for name, group in groups().items():
         pictures = [drawn(**{"facial_hair": "beard", name: value}) for value in group.values]
         for i, first in enumerate(pictures):
             for second in pictures[:i]:
@@ -72,8 +72,8 @@ def test_glasses_and_beard_show_under_any_hair(hair: str):
     ],
 )
 def test_hidden_groups_do_not_show(hidden: str, by: dict[str, str]):
-    assert not avatars.visible({**PLAIN, **by})[hidden]
-    for value in avatars.groups()[hidden].values:
+    assert not visible({**PLAIN, **by})[hidden]
+    for value in groups()[hidden].values:
         # dark glasses let a trace of the eyes through
         assert np.abs(drawn(**by) - drawn(**by, **{hidden: value})).max() < 50
 
@@ -83,10 +83,10 @@ def test_hidden_groups_do_not_show(hidden: str, by: dict[str, str]):
 )
 def test_everything_else_shows(changes: dict[str, str]):
     attributes = {**PLAIN, **changes}
-    assert all(avatars.visible(attributes).values())
+    assert all(visible(attributes).values())
     for name in ("hair_color", "eyes"):
-        pictures = {drawn(**{**changes, name: value}).tobytes() for value in avatars.groups()[name].values}
-        assert len(pictures) == len(avatars.groups()[name].values)
+        pictures = {drawn(**{**changes, name: value}).tobytes() for value in groups()[name].values}
+        assert len(pictures) == len(groups()[name].values)
 
 
 def test_facial_hair_takes_the_colour_of_the_hair():
@@ -133,9 +133,9 @@ def test_zip_holds_what_it_says(tmp_path):
         assert len(record["captions"]) == 2
         expected = domain.render(record["attributes"], record["parts"], 32)
         assert np.array_equal(avatars.images[i].permute(1, 2, 0).numpy(), np.asarray(expected))
-        for g, (name, group) in enumerate(avatars.groups().items()):
+        for g, (name, group) in enumerate(groups().items()):
             assert group.values[labels[i, g]] == record["attributes"][name]
-            assert shown[i, g] == avatars.visible(record["attributes"])[name]
+            assert shown[i, g] == visible(record["attributes"])[name]
 
 
 def test_existing_zip_is_kept_without_force(tmp_path):

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from open_clip.tokenizer import SimpleTokenizer
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.evaluation import avatars
+from clip2gan.evaluation.avatars import groups, matches
 from stylegan2.runs import RunFolder, step_generator
 from tools import captions, domain, make_avatars, train_clip, zero_shot
 from tools.train_clip import Settings, Tokenizer, make_model, open_data, train, with_all_tokens
@@ -63,13 +63,13 @@ def test_positives_are_the_captions_that_match() -> None:
     claims: list[captions.Claims] = [captions.caption(a, rng).claims for a in attributes * 3]
     claims += [{}, {"eyes": ("closed",)}, {"hair": ("bald", "hat"), "skin": ("dark",)}]
     shown, claimed = train_clip.truth_table(attributes), train_clip.claim_table(claims)
-    expected = [[captions.matches(claim, a) for claim in claims] for a in attributes]
+    expected = [[matches(claim, a) for claim in claims] for a in attributes]
     assert train_clip.positives(shown, claimed).tolist() == expected
 
 
 def test_claim_targets_are_even_among_what_is_allowed() -> None:
     claimed = train_clip.claim_table([{"eyewear": ("none", "glasses")}])
-    targets = dict(zip(avatars.groups(), train_clip.by_group(train_clip.claim_targets(claimed)), strict=True))
+    targets = dict(zip(groups(), train_clip.by_group(train_clip.claim_targets(claimed)), strict=True))
     assert targets["eyewear"].tolist() == [[0.5, 0.5, 0.0]]
     assert targets["skin"].tolist() == [pytest.approx([0.2] * 5)]
 
