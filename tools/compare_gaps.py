@@ -1,6 +1,7 @@
-"""Compare remedies for the modality gap on a trained mapper, by CLIP itself.
+"""Compare remedies for the modality gap on trained mappers, by CLIP itself.
 
-    python -m tools.compare_gaps --run runs/mapper
+    python -m tools.compare_gaps --run runs/mapper --captions data/avatars-test.zip
+    python -m tools.compare_gaps --run runs/mapper --grid
 
 The columns:
 
@@ -8,11 +9,17 @@ The columns:
     top 1   how often such a picture is nearer to its own text than to all others
     varies  how much the pictures of a text differ: mean of 1 - cosine, embedded again
     near    mean cosine of what the mapper is given and the nearest embedding of a picture
+    gap     distance of the mean of what the mapper is given for texts from the mean of pictures' embeddings
+    true    with --captions: mean cosine of what is given for a caption to its own picture's embedding
+    rank    with --captions: median rank of that picture among all of them, by that cosine
+    named   with --judge: share of what the texts name that the judge sees
 
-No attribute labels have a part in this.
+Remedies that act in training (collapse, c3) are compared on the runs that were trained with them. The judge
+knows attribute labels: its column is for the record, settings are chosen by the others.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -20,82 +27,157 @@ import click
 import torch
 from torch import Tensor
 
-from clip2gan.data.samples import plain_prompts
-from clip2gan.gap import Gap, Knn, Posterior, fit_gap
+from clip2gan.cli.evaluate import read_texts
+from clip2gan.data.samples import plain_prompts, to_floats
+from clip2gan.evaluation.attributes import Claims, judged, named
+from clip2gan.evaluation.judge import Judge
+from clip2gan.evaluation.report import stack
+from clip2gan.gap import Collapse, Gap, Posterior, fit_gap
 from clip2gan.mappers.mlp import MlpMapper
 from clip2gan.pipeline import Clip2Gan, load
 from stylegan2.files import load_tensors
-from stylegan2.generator import truncate
+from tools.dataset import read_avatars
 
 PROMPTS = Path(__file__).with_name("gap_prompts.txt")
+AT_INFERENCE = ("none", "shift", "whiten", "memory", "knn", "posterior")
+CAPTIONS = 1000
 
 
-def remedies(images: Tensor, texts: Tensor) -> dict[str, Gap]:
-    """The remedies to compare, by a name that tells their settings."""
-    found = {kind: fit_gap(kind, images, texts) for kind in ("none", "shift", "knn")}
-    knn, posterior = found["knn"], fit_gap("posterior", images, texts)
-    assert isinstance(knn, Knn)
+def remedies(own: Gap, images: Tensor, texts: Tensor, *, grid: bool) -> dict[str, Gap]:
+    """The remedies to compare on a mapper that was trained with `own`, by names that tell their settings."""
+    if isinstance(own, Collapse):
+        return {own.kind: own}
+    if not grid:
+        return {kind: fit_gap(kind, images, texts) for kind in AT_INFERENCE}
+    posterior = fit_gap("posterior", images, texts)
     assert isinstance(posterior, Posterior)
-    found["knn nearest 200"] = dataclasses.replace(knn, nearest=200)
-    for sharpness, guidance in product((25, 40, 60, 100), (0.0, 1.25, 1.5, 2.0, 2.5)):
-        changed = dataclasses.replace(posterior, sharpness=sharpness, guidance=guidance)
-        found[f"posterior sharpness {sharpness} guidance {guidance}"] = changed
-    return found
+    return {
+        f"posterior sharpness {sharpness} guidance {guidance}": dataclasses.replace(
+            posterior, sharpness=sharpness, guidance=guidance
+        )
+        for sharpness, guidance in product((25, 40, 60, 100), (0.0, 1.25, 1.5, 2.0, 2.5))
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Pictures' embeddings and those of a caption of each [N, D]."""
+
+    images: Tensor
+    texts: Tensor
 
 
 @torch.no_grad()
 def measure(
-    model: Clip2Gan, gap: Gap, texts: list[str], images: Tensor, *, num: int, truncation: float
+    model: Clip2Gan,
+    gap: Gap,
+    texts: Sequence[str],
+    images: Tensor,
+    *,
+    claims: Sequence[Claims],
+    judge: Judge | None,
+    pairs: Pairs | None,
+    num: int,
+    truncation: float,
 ) -> dict[str, float]:
     """The columns of the module's docstring, of `num` pictures a text; `images` are pictures' embeddings."""
-    e_text = model.clip.encode_texts(texts)
-    given, ws = [], []
-    for e, seed in product(e_text.split(1), range(num)):
-        random = torch.Generator().manual_seed(seed)
-        given.append(gap.to_image(e, 1, random)[:, 0])
-        ws.append(model.mapper.sample(given[-1], 1, random)[:, 0])
-    truncated = truncate(torch.cat(ws), model.w_avg, truncation)
-    pictures = (model.generator.synthesis(part) for part in truncated.split(32))
-    e_again = torch.cat([model.clip.encode_images(part) for part in pictures])
+    e_text = model.clip.encode_texts(list(texts))
+    model.gap = gap
+    given, pictures = [], []
+    for text, seed in product(texts, range(num)):
+        prompt = model.prompt(text)
+        given.append(gap.to_image(prompt.embedding, 1, torch.Generator().manual_seed(seed))[:, 0])
+        pictures.append(model.draw(prompt, seed, truncation=truncation))
+    images_again = stack(pictures)
+    e_again = torch.cat([model.clip.encode_images(part) for part in images_again.split(64)])
 
     cosines = e_again @ e_text.T
     own = torch.arange(len(texts), device=cosines.device).repeat_interleave(num)
     of_a_text = e_again.unflatten(0, (len(texts), num))
     differences = 1 - of_a_text @ of_a_text.transpose(1, 2)
-    return {
+    e_given, known = torch.cat(given), gap.from_image(images)
+    figures = {
         "score": cosines.gather(1, own[:, None]).mean().item(),
         "top 1": (cosines.argmax(1) == own).float().mean().item(),
         "varies": differences.sum((1, 2)).mean().item() / (num * (num - 1)),
-        "near": (torch.cat(given) @ images.T).amax(1).mean().item(),
+        "near": (e_given @ known.T).amax(1).mean().item(),
+        "gap": (e_given.mean(0) - known.mean(0)).norm().item(),
     }
+    if pairs is not None:
+        answers = gap.to_image(pairs.texts, 1, torch.Generator().manual_seed(0))[:, 0]
+        similar = answers @ gap.from_image(pairs.images).T
+        true = similar.diagonal()
+        figures["true"] = true.mean().item()
+        figures["rank"] = (similar > true[:, None]).sum(1).add(1).median().item()
+    if judge is not None:
+        seen = judged(judge, images_again)
+        figures["named"] = named(claims, [seen[start : start + num] for start in range(0, len(seen), num)])
+    return figures
 
 
-@click.command()
+def read_pairs(path: Path, model: Clip2Gan) -> Pairs:
+    """The first of the drawn avatars with the first caption of each."""
+    found = read_avatars(path)
+    parts = to_floats(found.images[:CAPTIONS]).split(100)
+    images = torch.cat([model.clip.encode_images(part) for part in parts])
+    captions = [record["captions"][0]["text"] for record in found.records[:CAPTIONS]]
+    return Pairs(images, model.clip.encode_texts(captions))
+
+
+@click.command(help=__doc__)
 @click.option(
     "--run",
+    "runs",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     required=True,
-    help="The run folder of a finished train-mapper.",
+    multiple=True,
+    help="The run folder of a finished train-mapper (repeatable).",
 )
 @click.option("--prompts", default=PROMPTS, show_default=True, type=click.Path(path_type=Path))
+@click.option("--captions", type=click.Path(path_type=Path), help="A zip of make_avatars.")
+@click.option("--judge", "by_judge", is_flag=True, help="Draw evaluate's prompts, and judge what they name.")
+@click.option("--grid", is_flag=True, help="Settings of the posterior instead.")
 @click.option("--num", default=4, show_default=True, type=click.IntRange(2), help="Pictures a text.")
 @click.option("--truncation", default=0.7, show_default=True)
 @click.option("--sigma", type=float, help="Noise of an mlp mapper's samples.  [default: the mapper's]")
-def main(run: Path, prompts: Path, num: int, truncation: float, sigma: float | None) -> None:
-    """Print a line for each remedy."""
-    model = load(str(run / "bundle"))
-    if sigma is not None:
-        if not isinstance(model.mapper, MlpMapper):
-            raise click.UsageError("--sigma is for an mlp mapper")
-        model.mapper.config = dataclasses.replace(model.mapper.config, sample_sigma=sigma)
-    shards = sorted((run / "cache" / "sampled").glob("*.safetensors"))
-    images = torch.cat([load_tensors(shard)[0]["embeddings"] for shard in shards]).to(model.device)
-    texts = plain_prompts(prompts)
-    for row, (name, gap) in enumerate(remedies(images, model.clip.encode_texts(plain_prompts())).items()):
-        figures = measure(model, gap, texts, images, num=num, truncation=truncation)
-        if row == 0:
-            click.echo(f"{'remedy':38}" + "".join(f"{column:>8}" for column in figures))
-        click.echo(f"{name:38}" + "".join(f"{value:8.3f}" for value in figures.values()))
+def main(
+    *,
+    runs: Sequence[Path],
+    prompts: Path,
+    captions: Path | None,
+    by_judge: bool,
+    grid: bool,
+    num: int,
+    truncation: float,
+    sigma: float | None,
+) -> None:
+    entries = read_texts(None if by_judge else prompts, "prompts.json")
+    judge = Judge.load() if by_judge else None
+    for run in runs:
+        model = load(str(run / "bundle"))
+        if sigma is not None:
+            if not isinstance(model.mapper, MlpMapper):
+                raise click.UsageError("--sigma is for an mlp mapper")
+            model.mapper.config = dataclasses.replace(model.mapper.config, sample_sigma=sigma)
+        shards = sorted((run / "cache" / "sampled").glob("*.safetensors"))
+        images = torch.cat([load_tensors(shard)[0]["embeddings"] for shard in shards]).to(model.device)
+        texts = model.clip.encode_texts(plain_prompts())
+        click.echo(f"\n{run}")
+        for row, (name, gap) in enumerate(remedies(model.gap, images, texts, grid=grid).items()):
+            figures = measure(
+                model,
+                gap,
+                [entry["text"] for entry in entries],
+                images,
+                claims=[entry.get("claims", {}) for entry in entries],
+                judge=judge,
+                pairs=None if captions is None else read_pairs(captions, model),
+                num=num,
+                truncation=truncation,
+            )
+            if row == 0:
+                click.echo("| remedy | " + " | ".join(figures) + " |\n|" + "---|" * (len(figures) + 1))
+            click.echo(f"| {name} | " + " | ".join(f"{value:.3f}" for value in figures.values()) + " |")
 
 
 if __name__ == "__main__":
