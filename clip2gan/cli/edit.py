@@ -227,8 +227,9 @@ def command(
     if source == "encoder" and editor.encoder is None:
         remedy = f"`clip2gan train-encoder --model {model}` makes one"
         raise click.BadParameter(f"the model {model} has no encoder; {remedy}", param_hint="'--source'")
-    if editor.bundle.config.get("alignment") == "ffhq" and finder is None:
-        warn("this model expects faces framed as in FFHQ; --align frames them")
+    wants_framing = editor.bundle.config.get("alignment") == "ffhq" and finder is None
+    if image.is_dir():
+        _name_left_out(image, paths)
     reference = read_picture(ref_image) if ref_image is not None else None
     stored = load_latents(latents, editor.generator) if latents is not None else {}
     how = Directions(neutral, direction, keep, threshold)
@@ -290,6 +291,8 @@ def command(
         from clip2gan.editing.alignment import crop_face, paste_face
         from clip2gan.editing.inversion import picture_fingerprint
 
+        if wants_framing:
+            _warn_unaligned(picture, path.name)
         faces = []
         for number, square in enumerate(squares, 1):
             name = path.name if len(squares) == 1 else f"{path.name}, face {number}"
@@ -378,6 +381,33 @@ def _face_finder(
         return [face_square(each) for each in found]
 
     return find
+
+
+def _warn_unaligned(picture: "Image.Image", name: str) -> None:
+    """Say so if a picture does not look framed as FFHQ's, as far as this can be found out."""
+    from clip2gan.editing.alignment import looks_unaligned
+    from clip2gan.editing.faces import find_faces
+
+    try:
+        faces = find_faces(picture)
+    except ValueError:
+        warn(f"{name}: this model expects faces framed as in FFHQ; --align frames them")
+        return
+    reason = looks_unaligned(picture, faces[0]) if len(faces) == 1 else f"it shows {len(faces)} faces"
+    if reason:
+        warn(f"{name}: not framed as this model expects faces ({reason}); --align frames them")
+
+
+def _name_left_out(folder: Path, paths: Sequence[Path]) -> None:
+    """Name the files of a folder that are no pictures by their names."""
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and path not in paths and not path.name.startswith(".")
+    )
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        warn(f"left out what is no picture: {', '.join(others[:5])}{more}")
 
 
 def _numbers(text: str) -> list[float]:
