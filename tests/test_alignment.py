@@ -65,7 +65,7 @@ def test_the_square_goes_with_the_face(angle: float, scale: float, dx: float, dy
 def test_68_points_are_read_as_dlib_numbers_them() -> None:
     points = np.zeros((68, 2))
     points[36:42], points[42:48], points[30], points[48], points[54] = UPRIGHT
-    assert Landmarks.of(points) == Landmarks.of(UPRIGHT)
+    assert Landmarks.of(points.tolist()) == Landmarks.of(UPRIGHT)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def edits_of(
         "edits": len(made),
         "target_by_group": {group: mean(found) for group, found in groups.items()},
         "missed": [f"{e.text} ({e.group})" for e, hit in zip(edits, hits, strict=True) if not hit],
+        "failed": [row for row, hit in enumerate(hits) if not hit],
     }
 
 
@@ -167,7 +168,9 @@ def main(*, model: str, num: int, baseline: int, renders: Path, only: str | None
 
     def record(name: str, ws: Tensor, edits: Sequence[Edit], editor: Editor) -> None:
         edited[name] = edits_of(loaded, judge, chosen, ws, edits, editor)
-        click.echo(f"{name}: {json.dumps({k: v for k, v in edited[name].items() if k != 'missed'})}")
+        click.echo(
+            f"{name}: {json.dumps({k: v for k, v in edited[name].items() if k not in ('missed', 'failed')})}"
+        )
 
     if loaded.encoder is not None:
         ws, inverted["encoder"] = inversions(loaded, judge, chosen, "encoder")
