@@ -26,6 +26,7 @@ def test_it_learns_to_give_samples_back(tiny: Clip2Gan, tmp_path: Path) -> None:
     z = torch.randn(16, 8, generator=torch.Generator().manual_seed(5))
     images = tiny.generator.synthesis(tiny.generator.mapping(z))
 
+    @torch.no_grad()
     def error(encoder: LatentEncoder) -> float:
         again = tiny.generator.synthesis(encoder(images)[:, None].repeat(1, tiny.generator.num_ws, 1))
         return float((again - images).abs().mean())

@@ -2,9 +2,9 @@
 
     python -m tools.make_edit_sheet --measured docs/edits.json
 
-Each row has the drawing, its inversion, the edit and the difference, with the strength that `auto` chose. Nothing
-is picked by hand: editing.png has the first edits that tools.measure_edits measures, editing-failed.png the first
-of those whose attribute its judge did not find.
+Each row has the drawing, its inversion, the edit and the difference, with the strength that `auto` chose.
+Nothing is picked by hand: editing.png has the first edits that tools.measure_edits measures,
+editing-failed.png the first of those whose attribute its judge did not find.
 """
 
 import json

@@ -168,9 +168,8 @@ def main(*, model: str, num: int, baseline: int, renders: Path, only: str | None
 
     def record(name: str, ws: Tensor, edits: Sequence[Edit], editor: Editor) -> None:
         edited[name] = edits_of(loaded, judge, chosen, ws, edits, editor)
-        click.echo(
-            f"{name}: {json.dumps({k: v for k, v in edited[name].items() if k not in ('missed', 'failed')})}"
-        )
+        figures = ("target", "kept", "kept_inversion", "seconds")
+        click.echo(f"{name}: {json.dumps({key: edited[name][key] for key in figures})}")
 
     if loaded.encoder is not None:
         ws, inverted["encoder"] = inversions(loaded, judge, chosen, "encoder")
