@@ -5,6 +5,7 @@
     clip/                   in open_clip's local-dir format; absent when config.json names an open_clip model
     mapper-<kind>.safetensors
     gap.safetensors
+    encoder.safetensors     the fast start of inversion; optional
     README.md               the model card
 
 Nothing in a bundle is code, and none is ever run.
@@ -15,7 +16,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from clip2gan.clip import ClipEncoder
+    from clip2gan.editing.encoder import LatentEncoder
     from clip2gan.gap import Gap
     from clip2gan.mappers import Mapper
     from stylegan2 import Generator
@@ -33,6 +36,7 @@ FORMAT_VERSION = 1
 CONFIG = "config.json"
 GENERATOR = "generator.safetensors"
 GAP = "gap.safetensors"
+ENCODER = "encoder.safetensors"
 CLIP = "clip"
 CARD = "README.md"
 HF_HUB = "hf-hub:"
@@ -71,6 +75,7 @@ class Bundle:
     clip: "ClipEncoder"
     mappers: "dict[str, Mapper]"
     gap: "Gap"
+    encoder: "LatentEncoder | None" = None
 
 
 def bundled_models() -> dict[str, Path]:
@@ -130,7 +135,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {key!r} {found}; expected a {kind.__name__}. Get the model again")
     if not config["mappers"]:
         raise ValueError(f"{path}: 'mappers' is empty; a model needs at least one")
-    for name in [config["generator"], config["gap"], *config["mappers"].values()]:
+    encoder = [config["encoder"]] if "encoder" in config else []
+    for name in [config["generator"], config["gap"], *config["mappers"].values(), *encoder]:
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"{path}: {name!r} is not the name of a file in this folder")
     return config
@@ -165,6 +171,7 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
         OSError: the model has to be fetched and cannot be.
     """
     from clip2gan.clip import ClipEncoder
+    from clip2gan.editing.encoder import load_encoder
     from clip2gan.gap import load_gap
     from clip2gan.mappers import load_mapper
     from stylegan2 import load_generator
@@ -182,6 +189,7 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
         clip=ClipEncoder.load(f"{LOCAL_DIR}{folder / CLIP}" if embedded else config["clip"], device),
         mappers={kind: load_mapper(mapper_file, device)},
         gap=load_gap(folder / config["gap"], device),
+        encoder=load_encoder(folder / config["encoder"], device) if "encoder" in config else None,
     )
     _check_fit(bundle, mapper_file)
     unused = {name for other, name in config["mappers"].items() if other != kind}
@@ -202,6 +210,7 @@ def write_bundle(
     *,
     info: BundleInfo,
     half: bool = False,
+    encoder: "LatentEncoder | None" = None,
 ) -> None:
     """Write a bundle whole, then move it to `path`, in the place of one that is there.
 
@@ -212,29 +221,28 @@ def write_bundle(
         mappers: kind -> mapper; the first one is the default.
         gap: stored beside them.
         info: name, licences and measured figures.
-        half: store the generator's and the mappers' weights in 16 bit.
+        half: store the weights of generator, mappers and encoder in 16 bit.
+        encoder: stored beside them, where there is one.
 
     Raises:
         ValueError: a mapper does not fit the generator or the CLIP.
         FileExistsError: something else than a bundle is at `path`.
     """
+    from clip2gan.editing.encoder import save_encoder
     from clip2gan.gap import save_gap
     from clip2gan.mappers import save_mapper
     from stylegan2 import save_generator
     from stylegan2.files import fingerprint
 
     path = Path(path)
-    if path.exists() and not _holds_only_parts(path):
-        raise FileExistsError(f"{path}: exists and holds other things than a model; choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
-        folder = Path(temporary) / "new"
-        folder.mkdir()
+    with _replaced_folder(path) as folder:
         save_generator(deepcopy(generator).half() if half else generator, folder / GENERATOR)
         files = {kind: f"mapper-{kind}.safetensors" for kind in mappers}
         for kind, mapper in mappers.items():
             save_mapper(deepcopy(mapper).half() if half else mapper, folder / files[kind])
         save_gap(gap, folder / GAP)
+        if encoder is not None:
+            save_encoder(encoder, folder / ENCODER, half)
         clip_name = _write_clip(clip, folder / CLIP)
         config = {
             "format_version": FORMAT_VERSION,
@@ -244,20 +252,64 @@ def write_bundle(
             "clip_fingerprint": clip.fingerprint(),
             "mappers": files,
             "gap": GAP,
+            **({} if encoder is None else {"encoder": ENCODER}),
             "files": {
                 file.relative_to(folder).as_posix(): fingerprint(file)
                 for file in sorted(folder.rglob("*"))
                 if file.is_file()
             },
         }
-        config_text = json.dumps(config, indent=2) + "\n"
-        (folder / CONFIG).write_text(config_text, encoding="utf-8")
-        (folder / CARD).write_text(model_card(config), encoding="utf-8")
+        _write_config(folder, config)
         for kind, mapper in mappers.items():
-            _check_fit(Bundle(path, config, "", generator, clip, {kind: mapper}, gap), Path(files[kind]))
+            whole = Bundle(path, config, "", generator, clip, {kind: mapper}, gap, encoder)
+            _check_fit(whole, Path(files[kind]))
+
+
+def add_encoder(source: Path, encoder: str | Path, path: str | Path) -> None:
+    """Write the bundle at `source`, with an encoder's file added or replaced, to `path` (which may be it).
+
+    Raises:
+        ValueError: the encoder was trained for a generator with other latents.
+        FileExistsError: something else than a bundle is at `path`.
+    """
+    from safetensors import safe_open
+
+    from clip2gan.editing.encoder import load_encoder
+    from stylegan2.files import fingerprint
+
+    config = read_config(source)
+    with safe_open(source / config["generator"], framework="pt") as file:
+        w_dim = file.get_slice("mapping.w_avg").get_shape()[0]
+    _check_encoder(load_encoder(encoder).config.w_dim, w_dim, encoder)
+    with _replaced_folder(Path(path)) as folder:
+        for name in config["files"]:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+        shutil.copyfile(encoder, folder / ENCODER)
+        config["encoder"] = ENCODER
+        config["files"] = dict(sorted({**config["files"], ENCODER: fingerprint(encoder)}.items()))
+        _write_config(folder, config)
+
+
+@contextmanager
+def _replaced_folder(path: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of the bundle at `path` when all went well."""
+    if path.exists() and not _holds_only_parts(path):
+        raise FileExistsError(f"{path}: exists and holds other things than a model; choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
+        folder = Path(temporary) / "new"
+        folder.mkdir()
+        yield folder
         if path.exists():
             path.replace(Path(temporary) / "old")
         folder.replace(path)
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    """config.json, and the model card that follows from it."""
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(model_card(config), encoding="utf-8")
 
 
 def model_card(config: Mapping[str, Any]) -> str:
@@ -282,6 +334,8 @@ def model_card(config: Mapping[str, Any]) -> str:
     ]
     licences = config["licences"]
     parts = {"generator": config["generator"], "clip": clip, "mapper": ", ".join(config["mappers"].values())}
+    if "encoder" in config:
+        parts["encoder"] = config["encoder"]
     lines += [f"| {part} | {file} | {licences.get(part, 'not stated')} |" for part, file in parts.items()]
     lines += [f"| {part} | | {text} |" for part, text in licences.items() if part not in parts]
     if config["figures"]:
@@ -291,7 +345,7 @@ def model_card(config: Mapping[str, Any]) -> str:
 
 
 def _holds_only_parts(path: Path) -> bool:
-    parts = {CONFIG, GENERATOR, GAP, CLIP, CARD}
+    parts = {CONFIG, GENERATOR, GAP, ENCODER, CLIP, CARD}
     return path.is_dir() and all(
         file.name in parts or file.match("mapper-*.safetensors") for file in path.iterdir()
     )
@@ -338,6 +392,16 @@ def _check_fit(bundle: Bundle, mapper_file: Path) -> None:
                     f"{mapper_file}: this mapper has {key} {own}, the {part} {other}; "
                     "it was trained for another one"
                 )
+    if bundle.encoder is not None:
+        _check_encoder(bundle.encoder.config.w_dim, generator.w_dim, bundle.path / ENCODER)
+
+
+def _check_encoder(own: int, generators: int, source: str | Path) -> None:
+    if own != generators:
+        raise ValueError(
+            f"{source}: this encoder has w_dim {own}, the generator {generators}; "
+            "it was trained for another one"
+        )
 
 
 def check_files(folder: Path, files: Mapping[str, str]) -> None:

@@ -158,6 +158,13 @@ def _guess(head: bytes) -> str:
     for prefix, name in _NOT_PICTURES:
         if start.startswith(prefix):
             return f"it looks like {name}"
+    if head[4:8] == b"ftyp":
+        still = head[8:12] in (b"heic", b"heix", b"mif1", b"avif")
+        return "it looks like " + (
+            "an HEIC or AVIF picture; export it as JPEG first" if still else "a video; take a frame of it"
+        )
+    if head.startswith((b"\x1aE\xdf\xa3", b"RIFF")):
+        return "it looks like a video; take a frame of it"
     try:
         head[:200].decode("ascii")
     except UnicodeDecodeError:

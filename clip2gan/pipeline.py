@@ -2,13 +2,14 @@
 
 generate    text    -> CLIP text -> gap -> mapper -> ws -> truncation -> synthesis
 vary        picture -> CLIP image -------> mapper -> ws -> truncation -> synthesis
-edit        picture -> ws by inversion, or CLIP image -> mapper
-            ws + strength * (M(attribute) - M(neutral)) -> synthesis
+edit        picture -> ws by inversion or encoder, or CLIP image -> mapper
+            ws + M(e + strength * change of e) - M(e) -> synthesis; see editing.directions
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -16,18 +17,31 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from clip2gan import __version__
 from clip2gan.bundle import Bundle, load_bundle
 from clip2gan.data.pictures import fit_square
 from clip2gan.defaults import NEUTRAL, TRUNCATION
 from clip2gan.devices import resolve_device
-from clip2gan.editing.attributes import AUTO_STRENGTHS, least_strength
-from clip2gan.editing.inversion import InversionConfig, invert
+from clip2gan.editing.directions import (
+    LOCALITY,
+    Course,
+    Memory,
+    Method,
+    Parts,
+    relevance,
+    restricted_to,
+)
+from clip2gan.editing.inversion import InversionConfig, TuningConfig, invert, psnr, tune
+from clip2gan.editing.strength import Choice, identity, least_strengths
+from clip2gan.losses import feature_distance
 from stylegan2.generator import set_precision, truncate
 
-Source = Literal["invert", "clip"]
+Source = Literal["invert", "encoder", "clip"]
+
+LOCALITIES = (LOCALITY, 0.7)  # the second where the first does not bring CLIP to agree
+MEMORY_SAMPLES = 1024  # pictures drawn for comparison, where a gap remembers none
+BATCH_PIXELS = 2**18  # pixels of the pictures that are in memory at once
 
 
 def load(
@@ -64,6 +78,60 @@ class Prompt:
     is_text: bool
 
 
+@dataclass(frozen=True)
+class Directions:
+    """How texts become changes of latents; see `clip2gan.editing.directions`.
+
+    Attributes:
+        neutral: the text that attributes are added to.
+        method: "neighbours", "clip", "mapped" or "raw".
+        keep: texts whose own directions are left out.
+        threshold: style channels that move CLIP less than this part of the most effective one stay.
+    """
+
+    neutral: str = NEUTRAL
+    method: Method = "neighbours"
+    keep: tuple[str, ...] = ()
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """An edit of latents, and what it came to.
+
+    Attributes:
+        ws: [1, num_ws, w_dim].
+        strengths: attribute -> strength.
+        clearness: attribute -> how clearly CLIP finds it: 1 as in pictures that show it, 0 as in all.
+        gains: attribute -> how much clearer it became.
+        identity: cosine of CLIP's embeddings before and after, in all but what was named.
+        perceptual: distance of CLIP's image features before and after, in the form of LPIPS.
+        moved: how far ws went, as a root mean square in standard deviations of latents.
+        from_average: how far they are from w_avg, likewise.
+    """
+
+    ws: Tensor
+    strengths: dict[str, float]
+    clearness: dict[str, float]
+    gains: dict[str, float]
+    identity: float
+    perceptual: float
+    moved: float
+    from_average: float
+
+    def figures(self) -> dict[str, Any]:
+        """All but the latents, rounded, as it is reported."""
+        return {
+            "strengths": {text: round(value, 3) for text, value in self.strengths.items()},
+            "clip": {text: round(value, 3) for text, value in self.clearness.items()},
+            "clip_gain": {text: round(value, 3) for text, value in self.gains.items()},
+            "identity": round(self.identity, 4),
+            "perceptual": round(self.perceptual, 4),
+            "moved": round(self.moved, 3),
+            "from_average": round(self.from_average, 3),
+        }
+
+
 class Clip2Gan:
     """A model that draws and edits.
 
@@ -79,6 +147,7 @@ class Clip2Gan:
         self.bundle = bundle
         self.generator, self.clip, self.gap = bundle.generator, bundle.clip, bundle.gap
         self.mapper_kind, self.mapper = next(iter(bundle.mappers.items()))
+        self.encoder = bundle.encoder
         self.resolution = self.generator.config.img_resolution
         self.w_avg = self.generator.mapping.w_avg
         self.device = self.w_avg.device
@@ -201,19 +270,76 @@ class Clip2Gan:
     ) -> Tensor:
         """ws [1, num_ws, w_dim] whose picture is `image`, cropped to a square at its centre.
 
-        Starts from the mapper's estimate; see `editing.inversion`. `progress` wraps the steps.
+        Starts from the mapper's estimate, or from the encoder's where the model has one and it is nearer; see
+        `editing.inversion`. `progress` wraps the steps.
         """
-        target = to_tensor(self.fit(image), self.device)
-        start = self.estimate(image)
+        return self.invert_all([image], config, progress)
+
+    def invert_all(
+        self,
+        images: Sequence[Image.Image],
+        config: InversionConfig | None = None,
+        progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    ) -> Tensor:
+        """ws [N, num_ws, w_dim] of several pictures at once; otherwise as `invert`."""
+        targets = torch.cat([to_tensor(self.fit(image), self.device) for image in images])
+        with torch.no_grad():
+            anchor = torch.cat([self.estimate(image) for image in images])
+            starts = [anchor]
+            if self.encoder is not None:
+                starts.append(self._broadcast(self.encoder(targets)))
         return invert(
-            self.generator, self.clip, target, start, config=config or InversionConfig(), progress=progress
+            self.generator,
+            self.clip,
+            targets,
+            starts,
+            anchor=anchor,
+            w_std=self.mapper.w_std,
+            config=config or InversionConfig(),
+            progress=progress,
         )
+
+    @torch.no_grad()
+    def encode(self, image: Image.Image) -> Tensor:
+        """ws [1, num_ws, w_dim] that the model's encoder makes of a picture, in one pass.
+
+        Raises ValueError if the model has no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError(
+                f"the model {self.name} has no encoder; "
+                f"`clip2gan train-encoder --model {self.name}` makes one"
+            )
+        return self._broadcast(self.encoder(to_tensor(self.fit(image), self.device)))
+
+    def latents(self, image: Image.Image, source: Source = "invert") -> Tensor:
+        """ws [1, num_ws, w_dim] of a picture: by optimisation, by the encoder, or of its CLIP embedding."""
+        find = {"invert": self.invert, "encoder": self.encode, "clip": self.estimate}
+        return find[source](image)
+
+    def tuned(
+        self,
+        image: Image.Image,
+        ws: Tensor,
+        config: TuningConfig | None = None,
+        progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    ) -> "Clip2Gan":
+        """This model with a generator that is tuned to give `image` back at ws (pivotal tuning)."""
+        target = to_tensor(self.fit(image), self.device)
+        generator = tune(self.generator, self.clip, target, ws, config=config, progress=progress)
+        return Clip2Gan(replace(self.bundle, generator=generator), self.name, self.precision)
 
     @torch.no_grad()
     def error(self, image: Image.Image, ws: Tensor) -> float:
         """The mean absolute difference on [-1, 1] between `image` and the picture of ws."""
         target = to_tensor(self.fit(image), self.device)
         return float((self.generator.synthesis(ws, noise_mode="const") - target).abs().mean())
+
+    @torch.no_grad()
+    def psnr(self, image: Image.Image, ws: Tensor) -> float:
+        """The peak signal-to-noise ratio [dB] between `image` and the picture of ws."""
+        target = to_tensor(self.fit(image), self.device)
+        return float(psnr(self.generator.synthesis(ws, noise_mode="const"), target))
 
     @torch.no_grad()
     def estimate(self, image: Image.Image) -> Tensor:
@@ -233,30 +359,132 @@ class Clip2Gan:
         neutral: str = NEUTRAL,
         strength: float | Literal["auto"] = 1.0,
         reference: Image.Image | None = None,
+        direction: Method = "neighbours",
+        keep: Sequence[str] = (),
+        threshold: float = 0.0,
     ) -> Image.Image:
         """`image` with attributes added (positive strengths) or taken away (negative ones).
 
         Args:
             image: a picture, or its ws [1, num_ws, w_dim].
-            attributes: text -> strength.
-            source: how a picture's ws are found: "invert", or "clip" for the mapped image embedding, with
-                which this is z + strength * (M(attribute) - M(neutral)) of CLIP2GAN (Wang et al., 2022).
-            neutral: the text whose mapping is taken from an attribute's.
-            strength: multiplies all of them; "auto" looks for each one's least sufficient strength.
+            attributes: text -> strength; 1 makes it as clear as pictures are that show it.
+            source: how a picture's ws are found: "invert", "encoder", or "clip" for the mapped image
+                embedding.
+            neutral: the text that attributes are added to.
+            strength: multiplies all of them; "auto" looks for the least that CLIP agrees to.
             reference: a picture to move towards as well, by strength * (M(reference) - M(image)).
+            direction: how a text becomes a change of latents, see `editing.directions`. With "raw" and source
+                "clip" this is CLIP2GAN's z + strength * M(attribute) (Wang et al., 2022).
+            keep: texts whose own directions are left out.
+            threshold: style channels that move CLIP less than this part of the most effective one stay.
 
-        Raises ValueError for an empty text.
+        Raises ValueError for an empty text, an unknown direction, or a model without the encoder asked for.
         """
-        if isinstance(image, Tensor):
-            ws = image
-        else:
-            ws = self.invert(image) if source == "invert" else self.estimate(image)
-        if strength == "auto":
-            attributes, strength = self.auto_strengths(ws, attributes, neutral=neutral), 1.0
-        moved = combine(self.directions(attributes, neutral), attributes)
-        if reference is not None:
-            moved = moved + self.estimate(reference) - self.estimate(self.synthesize(ws))
-        return self.synthesize(ws + strength * moved)
+        ws = image if isinstance(image, Tensor) else self.latents(image, source)
+        how = Directions(neutral=neutral, method=direction, keep=tuple(keep), threshold=threshold)
+        return self.synthesize(self.change(ws, attributes, how, strength=strength, reference=reference).ws)
+
+    @torch.no_grad()
+    def change(
+        self,
+        ws: Tensor,
+        attributes: Mapping[str, float],
+        how: "Directions | None" = None,
+        *,
+        strength: float | Literal["auto"] = 1.0,
+        reference: Image.Image | None = None,
+    ) -> "Change":
+        """What `edit` does, on latents ws [1, num_ws, w_dim], and what it came to."""
+        how = how or Directions()
+        if strength != "auto":
+            course = self.course(ws, attributes, how, reference=reference, scale=strength)
+            return self.outcome(course, {text: strength * value for text, value in attributes.items()})
+        tried: list[tuple[int, float, Course, Choice]] = []
+        for locality in LOCALITIES if how.method == "neighbours" else LOCALITIES[:1]:
+            course = self.course(ws, attributes, how, reference=reference, locality=locality)
+            choice = least_strengths(course, attributes, self.memory, self._embed)
+            agreed = sum(choice.agrees.values())
+            tried.append((agreed, min(choice.clearness.values(), default=0.0), course, choice))
+            if agreed == len(attributes):
+                break
+        _, _, course, choice = max(tried, key=lambda one: one[:2])
+        return self.outcome(course, choice.strengths)
+
+    @torch.no_grad()
+    def course(
+        self,
+        ws: Tensor,
+        texts: Iterable[str],
+        how: "Directions | None" = None,
+        *,
+        reference: Image.Image | None = None,
+        scale: float = 1.0,
+        locality: float = LOCALITY,
+    ) -> Course:
+        """Where strengths of texts lead from ws [1, num_ws, w_dim]; `scale` is that of the reference."""
+        how = how or Directions()
+        embeddings = {text: self.prompt(text).embedding for text in texts}
+        e = self._embed(ws)
+        towards = None if reference is None else self.prompt(reference).embedding
+        restrict = None
+        if how.threshold > 0 and embeddings:
+            masks = [
+                relevance(self.generator, self.clip, self.memory.towards(e[0], text[0]))
+                for text in embeddings.values()
+            ]
+            kept = [torch.stack(layer).amax(0) >= how.threshold for layer in zip(*masks, strict=True)]
+            restrict = restricted_to(self.generator, kept)
+        return Course(
+            Parts(
+                lambda e: self.mapper(self.gap.from_image(e)),
+                lambda e: self.gap.map_text(e, self.mapper),
+                self.memory,
+            ),
+            ws,
+            e,
+            embeddings,
+            self.prompt(how.neutral).embedding,
+            method=how.method,
+            locality=locality,
+            keep=[self.prompt(text).embedding for text in how.keep],
+            reference=None if towards is None else e + scale * (towards - e),
+            restrict=restrict,
+        )
+
+    @torch.no_grad()
+    def outcome(self, course: Course, strengths: Mapping[str, float]) -> "Change":
+        """The change that `strengths` of the course's texts make, and its figures."""
+        values = torch.tensor([[strengths[text] for text in course.texts]])
+        ws = course(values)
+        before, after = (self.generator.synthesis(each, noise_mode="const") for each in (course.ws, ws))
+        e = self.clip.encode_images(after)
+        signs = [1 if strengths[text] >= 0 else -1 for text in course.texts]
+        clearness = {
+            text: [float(self.memory.clearness(one, row, sign)) for one in (course.e, e)]
+            for text, row, sign in zip(course.texts, course.e_texts, signs, strict=True)
+        }
+        spread = lambda shift: float((shift / self.mapper.w_std).square().mean().sqrt())  # noqa: E731
+        return Change(
+            ws=ws,
+            strengths=dict(strengths),
+            clearness={text: after for text, (_, after) in clearness.items()},
+            gains={text: after - before for text, (before, after) in clearness.items()},
+            identity=float(identity(e, course.e[0], course.named)),
+            perceptual=float(
+                feature_distance(self.clip.image_features(before), self.clip.image_features(after))
+            ),
+            moved=spread(ws - course.ws),
+            from_average=spread(ws - self.w_avg),
+        )
+
+    def auto_strengths(
+        self, ws: Tensor, attributes: Mapping[str, float], *, neutral: str = NEUTRAL
+    ) -> dict[str, float]:
+        """For each attribute, the least strength at which CLIP agrees; see `editing.strength`.
+
+        The result keeps the signs of `attributes`, and is a factor of `editing.strength` times their values.
+        """
+        return self.change(ws, attributes, Directions(neutral=neutral), strength="auto").strengths
 
     @torch.no_grad()
     def directions(self, texts: Iterable[str], neutral: str = NEUTRAL) -> dict[str, Tensor]:
@@ -269,28 +497,35 @@ class Clip2Gan:
         origin, *mapped = self.gap.map_text(embeddings, self.mapper).split(1)
         return {text: ws - origin for text, ws in zip(texts, mapped, strict=True)}
 
-    @torch.no_grad()
-    def auto_strengths(
-        self, ws: Tensor, attributes: Mapping[str, float], *, neutral: str = NEUTRAL
-    ) -> dict[str, float]:
-        """For each attribute in turn, the least strength that gains nearly all that CLIP can see of it.
+    @cached_property
+    def memory(self) -> Memory:
+        """Pictures to compare with: those that the gap remembers, or else samples of the generator."""
+        remembered = getattr(self.gap, "memory", None)
+        if remembered is None:
+            remembered = self._sampled_embeddings()
+        return Memory(remembered.to(self.w_avg), self.clip.logit_scale)
 
-        The gain is how far the picture's embedding moves along CLIP text(attribute) - CLIP text(neutral).
-        The result keeps the signs and the proportions of `attributes`.
-        """
-        deltas = self.directions(attributes, neutral)
-        origin = self.prompt(neutral).embedding
-        strengths: dict[str, float] = {}
-        for text, wanted in attributes.items():
-            base = ws + combine(deltas, strengths)
-            step = wanted * deltas[text]
-            towards = F.normalize(self.prompt(text).embedding - origin, dim=-1) * (1 if wanted >= 0 else -1)
-            scores = {
-                factor: float((self.prompt(self.synthesize(base + factor * step)).embedding * towards).sum())
-                for factor in (0.0, *AUTO_STRENGTHS)
-            }
-            strengths[text] = wanted * least_strength(scores)
-        return strengths
+    @torch.no_grad()
+    def _sampled_embeddings(self) -> Tensor:
+        random = torch.Generator().manual_seed(0)
+        rows = []
+        for _ in range(MEMORY_SAMPLES):
+            z = torch.randn(1, self.generator.config.z_dim, generator=random).to(self.device)
+            rows.append(self._embed(self.generator.mapping(z, self.generator.draw_labels(1, random))))
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def _embed(self, ws: Tensor) -> Tensor:
+        """Embeddings [N, D] of the pictures of ws [N, num_ws, w_dim]."""
+        return torch.cat(
+            [
+                self.clip.encode_images(self.generator.synthesis(part, noise_mode="const"))
+                for part in ws.split(max(1, BATCH_PIXELS // self.resolution**2))
+            ]
+        )
+
+    def _broadcast(self, w: Tensor) -> Tensor:
+        return w[:, None].repeat(1, self.generator.num_ws, 1)
 
     def _sample(self, prompt: Prompt, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -309,11 +544,6 @@ def candidate_seed(seed: int, index: int) -> int:
     if index == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7])
-
-
-def combine(deltas: Mapping[str, Tensor], strengths: Mapping[str, float]) -> Tensor | float:
-    """The sum of strength x delta over `strengths`."""
-    return sum((value * deltas[text] for text, value in strengths.items()), 0.0)
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -1,6 +1,8 @@
 """`clip2gan edit` and `clip2gan invert`: files in, files of the same names out."""
 
+import csv
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import torch
 from conftest import Run
 from PIL import Image
 
-from clip2gan.editing.inversion import InversionConfig
+from clip2gan.editing.inversion import InversionConfig, picture_fingerprint
 from clip2gan.images import read_metadata
 from clip2gan.pipeline import Clip2Gan
+from stylegan2 import load_generator
 from stylegan2.files import load_tensors
 
 
@@ -35,7 +38,8 @@ def test_an_edit_is_the_librarys_with_what_made_it(call: Run, tiny: Clip2Gan, pi
     code, out, err = call(
         "edit", "--image", "picture.png", "--attr", "sad", "--attr", "-hat:2", "--out", "e.png"
     )
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert "comes back at" in err  # a gradient is no picture of this model's kind
     assert out.endswith("wrote e.png\n")
     with Image.open(picture) as image:
         ws = tiny.invert(image.convert("RGB"), InversionConfig(steps=2))
@@ -51,15 +55,20 @@ def test_an_edit_is_the_librarys_with_what_made_it(call: Run, tiny: Clip2Gan, pi
 
 def test_a_folder_in_gives_a_folder_out_with_the_same_stems(call: Run) -> None:
     assert call("edit", "--image", "pictures", "--attr", "sad", "--source", "clip", "--out", "o")[0] == 0
-    assert names("o") == ["007.png", "b.png"]
+    assert names("o") == ["007.png", "b.png", "figures.csv"]
+    with Path("o/figures.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["image"], row["attribute"]) for row in rows] == [("007.jpg", "sad"), ("b.png", "sad")]
+    assert all(math.isfinite(float(row[name])) for row in rows for name in ("clip_gain", "identity", "moved"))
 
 
 def test_a_sheet_beside_each_picture(call: Run) -> None:
     args = ["--image", "pictures", "--attr", "sad", "--source", "clip"]
     assert call("edit", *args, "--sheet", "--out", "o")[0] == 0
-    assert names("o") == ["007-sheet.png", "007.png", "b-sheet.png", "b.png"]
+    assert names("o") == ["007-sheet.png", "007.png", "b-sheet.png", "b.png", "figures.csv"]
     with Image.open("o/b-sheet.png") as sheet, Image.open("o/b.png") as edited:
-        assert sheet.size == (3 * 32 + 2 * 2, 32)
+        assert sheet.width >= 3 * 32 + 2 * 2
+        assert sheet.height > 32  # the figures are below
         assert sheet.getpixel((5, 5)) == (255, 192, 203)
         assert sheet.crop((34, 0, 66, 32)).tobytes() == edited.tobytes()
 
@@ -82,7 +91,10 @@ def test_auto_strength_tells_what_it_chose(call: Run) -> None:
     assert code == 0
     result = json.loads(out)
     assert result["strength"] == "auto"
-    assert 0.5 <= result["files"][0]["attributes"]["sad"] <= 3
+    assert 0 <= result["files"][0]["attributes"]["sad"] <= 2.5
+    figures = result["files"][0]["figures"][0]
+    assert figures["strengths"] == result["files"][0]["attributes"]
+    assert set(figures) >= {"psnr", "clip", "clip_gain", "identity", "perceptual", "moved", "from_average"}
 
 
 def test_a_reference_picture_instead_of_words(call: Run) -> None:
@@ -101,7 +113,7 @@ def test_broken_pictures_of_a_folder_are_named_and_the_rest_done(call: Run) -> N
         "Warning: skipped pictures/a.png: not a picture: it looks like an HTML page",
         "Error: 1 pictures were skipped; the rest is done",
     ]
-    assert names("o") == ["007.png", "b.png"]
+    assert names("o") == ["007.png", "b.png", "figures.csv"]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +179,90 @@ def test_bad_arguments_exit_2(call: Run, args: list[str], message: str) -> None:
     assert not Path("out").exists()
 
 
+def test_without_a_number_clip_chooses_the_strength(call: Run) -> None:
+    args = ["--image", "picture.png", "--source", "clip", "--json"]
+    for attribute, chosen in (("sad", "auto"), ("-sad", "auto"), ("sad:1", 1.0), ("sad:0.5", 1.0)):
+        code, out, _ = call("edit", *args, "--attr", attribute, "--out", "e.png", "--force")
+        assert code == 0
+        assert json.loads(out)["strength"] == chosen
+
+
+def test_strength_zero_is_the_inversion(call: Run, tiny: Clip2Gan) -> None:
+    args = ["--image", "pictures/b.png", "--source", "clip", "--attr", "sad", "--strength", 0]
+    assert call("edit", *args, "--out", "e.png")[0] == 0
+    with Image.open("pictures/b.png") as image, Image.open("e.png") as edited:
+        assert edited.tobytes() == tiny.synthesize(tiny.estimate(image.convert("RGB"))).tobytes()
+
+
+def test_a_video_goes_from_none_to_full_and_back(call: Run) -> None:
+    pytest.importorskip("imageio")
+    args = ["--image", "pictures/b.png", "--source", "clip", "--attr", "sad", "--strength", 1]
+    assert call("edit", *args, "--video", "v.gif", "--out", "e.png")[0] == 0
+    with Image.open("v.gif") as video:
+        assert video.size == (256, 256)
+        assert getattr(video, "n_frames", 1) > 2
+
+
+@pytest.mark.parametrize(
+    "option", [["--tune"], ["--threshold", 0.1], ["--keep", "hat"], ["--direction", "raw"]]
+)
+def test_options_leave_their_mark_in_the_picture(call: Run, option: list[str]) -> None:
+    args = ["--image", "pictures/b.png", "--source", "clip", "--attr", "sad", "--out", "e.png"]
+    assert call("edit", *args, *option)[0] == 0
+    metadata = read_metadata("e.png")
+    assert metadata is not None
+    assert metadata[option[0].removeprefix("--")]
+
+
+def test_latents_that_were_kept_are_taken(call: Run) -> None:
+    assert call("invert", "--image", "pictures", "--out", "w.safetensors")[0] == 0
+    args = ["--image", "pictures/b.png", "--attr", "sad:1"]
+    assert call("edit", *args, "--out", "a.png")[0] == 0
+    assert call("edit", *args, "--latents", "w.safetensors", "--source", "clip", "--out", "b.png")[0] == 0
+    with Image.open("a.png") as a, Image.open("b.png") as b:
+        assert a.tobytes() == b.tobytes()
+
+
+def test_a_face_given_by_its_points_goes_back_into_the_photo(call: Run) -> None:
+    photo = Image.linear_gradient("L").resize((200, 160)).convert("RGB")
+    photo.save("photo.png")
+    points = "80,70,110,72,94,85,84,100,108,101"
+    args = ["--image", "photo.png", "--points", points, "--attr", "sad", "--source", "clip", "--paste-back"]
+    assert call("edit", *args, "--strength", 0, "--out", "same.png")[0] == 0
+    assert call("edit", *args, "--strength", 3, "--sheet", "--out", "other.png")[0] == 0
+    with Image.open("same.png") as same, Image.open("other.png") as other:
+        assert same.tobytes() == photo.tobytes()
+        assert other.size == photo.size
+        assert other.tobytes() != photo.tobytes()
+        assert other.crop((0, 0, 200, 8)).tobytes() == photo.crop((0, 0, 200, 8)).tobytes()
+    assert call("edit", *args[:-1], "--out", "face.png")[0] == 0
+    with Image.open("face.png") as face:
+        assert face.size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--points", "1,2,3"], "Invalid value for '--points': '1,2,3' is not ten numbers"),
+        (["--points", "1,1,1,1,1,1,1,1,1,1"], "Invalid value for '--points': the points are no face"),
+        (["--paste-back"], "--face, --landmark-model and --paste-back belong to --align"),
+        (["--keep", " "], "Invalid value for '--keep': the text is empty"),
+        (["--threshold", 2], "Invalid value for '--threshold': 2.0 is not in the range"),
+        (["--video", "v.avi"], "Invalid value for '--video': v.avi: videos are written as .gif or .mp4"),
+        (["--source", "encoder"], "Invalid value for '--source': the model "),
+        (
+            ["--align", "--landmark-model", "no.task"],
+            "Invalid value for '--landmark-model': File 'no.task' does",
+        ),
+    ],
+)
+def test_bad_arguments_of_edits_exit_2(call: Run, args: list[object], message: str) -> None:
+    code, out, err = call("edit", "--image", "picture.png", "--attr", "sad", *args)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Error: {message}")
+    assert err.count("\n") == 1
+
+
 def test_edits_refuse_to_overwrite(call: Run) -> None:
     args = ["--image", "picture.png", "--attr", "sad", "--source", "clip", "--sheet", "--out", "o"]
     assert call("edit", *args)[0] == 0
@@ -180,13 +276,27 @@ def test_edits_refuse_to_overwrite(call: Run) -> None:
 def test_invert_writes_the_latents_of_a_folder(call: Run, tiny: Clip2Gan) -> None:
     code, out, err = call("invert", "--image", "pictures", "--out", "w.safetensors")
     assert (code, err) == (0, "")
+    assert "b.png: " in out
     assert out.endswith("wrote w.safetensors\n")
     tensors, config = load_tensors("w.safetensors")
     assert tensors["ws"].shape == (2, tiny.generator.num_ws, 8)
     assert config["images"] == ["007.jpg", "b.png"]
     assert config["fingerprint"] == tiny.bundle.fingerprint
     with Image.open("pictures/b.png") as image:
-        assert torch.equal(tensors["ws"][1:], tiny.invert(image.convert("RGB"), InversionConfig(steps=2)))
+        picture = image.convert("RGB")
+    assert torch.allclose(tensors["ws"][1:], tiny.invert(picture, InversionConfig(steps=2)), atol=1e-4)
+    assert config["fingerprints"][1] == picture_fingerprint(tiny.fit(picture))
+    assert config["psnr"][1] == pytest.approx(tiny.psnr(picture, tensors["ws"][1:]), abs=0.1)
+
+
+def test_invert_can_keep_a_tuned_generator(call: Run) -> None:
+    args = ["--image", "pictures/b.png", "--tune", "--json", "--out", "w.safetensors"]
+    code, out, _ = call("invert", *args)
+    assert code == 0
+    files = json.loads(out)["files"]
+    assert [file["path"] for file in files] == ["w-generator.safetensors", "w.safetensors"]
+    assert files[0]["psnr"] > files[1]["psnr"][0]
+    assert load_generator("w-generator.safetensors").config.img_resolution == 32
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Edits: what the user writes, directions in latent space, and latents found for a picture."""
 
-import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip2gan.editing.attributes import AUTO_STRENGTHS, least_strength, parse_attributes, parse_sweep
-from clip2gan.editing.inversion import InversionConfig, pixel_distance
-from clip2gan.pipeline import Clip2Gan, combine
+from clip2gan.editing.attributes import parse_attributes, parse_sweep
+from clip2gan.editing.directions import (
+    Course,
+    Memory,
+    Parts,
+    relevance,
+    restricted_to,
+    style_layers,
+)
+from clip2gan.editing.encoder import EncoderConfig, LatentEncoder, load_encoder, save_encoder
+from clip2gan.editing.inversion import (
+    InversionConfig,
+    TuningConfig,
+    load_latents,
+    picture_fingerprint,
+    pixel_distances,
+    psnr,
+    save_latents,
+)
+from clip2gan.editing.strength import FACTORS, identity, least_strengths
+from clip2gan.pipeline import Clip2Gan, Directions
 
 
 @pytest.mark.parametrize(
@@ -68,11 +86,117 @@ def test_sweeps_that_make_no_sense(text: str) -> None:
         parse_sweep(text)
 
 
-def test_the_least_strength_that_gains_nearly_all() -> None:
-    saturating = {strength: 1 - math.exp(-2 * strength) for strength in (0.0, *AUTO_STRENGTHS)}
-    assert least_strength(saturating) == 0.8
-    assert least_strength({strength: -strength for strength in saturating}) == 1.0
-    assert least_strength({strength: strength for strength in saturating}) == 2.0
+def unit(*rows: list[float]) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.tensor(rows, dtype=torch.float32), dim=1)
+
+
+# Pictures that differ in two things, seen by the first and the second coordinate, and are alike in the third.
+MEMORY = Memory(unit([1, 1, 3], [1, -1, 3], [-1, 1, 3], [-1, -1, 3]), sharpness=40.0)
+FIRST = unit([1, 0, 0])[0]
+
+
+def test_a_direction_changes_what_the_text_names_and_nothing_else() -> None:
+    e = MEMORY.embeddings[2]  # without the first thing, with the second
+    delta = MEMORY.towards(e, FIRST, locality=0.1)
+    assert delta[0] > 0.1
+    assert abs(delta[1]) < 0.02 * delta[0]
+    assert MEMORY.towards(MEMORY.embeddings[0], FIRST, sign=-1, locality=0.1)[0] < -0.1
+
+
+def test_a_step_of_one_says_the_text_as_clearly_as_pictures_that_show_it() -> None:
+    e = MEMORY.embeddings[2]
+    shown = torch.nn.functional.normalize(e + MEMORY.step(e, FIRST, locality=0.1), dim=0)
+    assert float(MEMORY.clearness(shown[None], FIRST)) == pytest.approx(1.0, abs=1e-3)
+    assert float(MEMORY.clearness(e[None], FIRST)) == pytest.approx(-1.0, abs=1e-3)
+    assert float(MEMORY.clearness(e[None], FIRST, sign=-1)) == pytest.approx(1.0, abs=1e-3)
+
+
+def course(e: torch.Tensor, **settings) -> Course:
+    """A course whose latents are the embeddings themselves."""
+    parts = Parts(lambda e: e[:, None], lambda e: e[:, None], MEMORY)
+    texts = {"first": FIRST[None]}
+    return Course(parts, e[None, None], e[None], texts, unit([0, 0, 1]), locality=0.1, **settings)
+
+
+def test_auto_takes_the_least_strength_at_which_clip_agrees() -> None:
+    lacking = course(MEMORY.embeddings[2])
+    choice = least_strengths(lacking, {"first": 1.0}, MEMORY, lambda ws: ws[:, 0])
+    assert choice.agrees["first"]
+    assert choice.clearness["first"] >= 0.9
+    weaker = FACTORS[FACTORS.index(round(choice.strengths["first"], 3)) - 1]
+    there = lacking(torch.tensor([[weaker]]))[:, 0]
+    assert float(MEMORY.clearness(torch.nn.functional.normalize(there, dim=1), FIRST)) < 0.9
+
+
+def test_auto_leaves_a_picture_alone_that_shows_it_already() -> None:
+    shown = course(MEMORY.embeddings[0])
+    choice = least_strengths(shown, {"first": 1.0}, MEMORY, lambda ws: ws[:, 0])
+    assert choice.strengths == {"first": 0.0}
+    assert choice.agrees == {"first": True}
+
+
+def test_auto_never_gives_up_identity() -> None:
+    """Where every step makes another person of it, nothing is done."""
+    strange = unit([0, 1, 0])[0]
+
+    def embed(ws: torch.Tensor) -> torch.Tensor:
+        moved = (ws[:, 0] - MEMORY.embeddings[2]).norm(dim=1, keepdim=True)
+        return torch.nn.functional.normalize(ws[:, 0] - 30 * moved * strange, dim=1)
+
+    choice = least_strengths(course(MEMORY.embeddings[2]), {"first": 1.0}, MEMORY, embed)
+    assert choice.strengths == {"first": 0.0}
+    assert choice.agrees == {"first": False}
+
+
+def test_identity_does_not_count_what_was_named() -> None:
+    before, after = unit([0, 1, 1], [5, 1, 1])
+    assert float(identity(after[None], before, FIRST[None])) == pytest.approx(1.0)
+    assert float(identity(unit([0, 1, -1]), before, FIRST[None])) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_is_kept_is_left_out_of_the_direction() -> None:
+    kept = unit([1, 1, 0])
+    free, bound = course(MEMORY.embeddings[2]), course(MEMORY.embeddings[2], keep=[kept])
+    away = MEMORY.towards(MEMORY.embeddings[2], kept[0], locality=0.1)
+    moved = [(one(torch.tensor([[1.0]])) - one.ws).flatten() for one in (free, bound)]
+    assert abs(float(moved[0] @ away)) > 0.01
+    assert abs(float(moved[1] @ away)) < 0.1 * abs(float(moved[0] @ away))
+
+
+def test_strength_zero_gives_the_latents_themselves() -> None:
+    for method in ("neighbours", "clip", "mapped", "raw"):
+        one = course(MEMORY.embeddings[2], method=method)
+        assert torch.equal(one(torch.zeros(2, 1)), one.ws.expand(2, -1, -1))
+
+
+def test_an_unknown_direction_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown direction 'up'; choose neighbours, clip, mapped or raw"):
+        course(MEMORY.embeddings[2], method="up")
+
+
+def test_relevance_is_measured_for_every_style_channel(tiny: Clip2Gan) -> None:
+    delta = tiny.prompt("a hat").embedding[0]
+    found = relevance(tiny.generator, tiny.clip, delta, samples=3)
+    assert [len(layer) for layer in found] == [
+        sum(affine.weight.shape[0] for affine in affines) for affines in style_layers(tiny.generator)
+    ]
+    assert max(float(layer.max()) for layer in found) == pytest.approx(1.0)
+    assert all(float(layer.min()) >= 0 for layer in found)
+    assert not any(parameter.requires_grad for parameter in tiny.generator.parameters())
+
+
+def test_masks_leave_style_channels_alone(tiny: Clip2Gan) -> None:
+    layers = style_layers(tiny.generator)
+    sizes = [sum(affine.weight.shape[0] for affine in affines) for affines in layers]
+    moved = torch.randn(2, tiny.generator.num_ws, 8, generator=torch.Generator().manual_seed(0))
+    nothing = restricted_to(tiny.generator, [torch.zeros(size) for size in sizes])
+    assert nothing(moved).abs().max() == 0
+    everything = restricted_to(tiny.generator, [torch.ones(size) for size in sizes])(moved)
+    for index, affines in enumerate(layers):
+        weight = torch.cat([affine.weight for affine in affines])
+        assert (moved[:, index] @ weight.T - everything[:, index] @ weight.T).norm() < 0.3 * (
+            moved[:, index] @ weight.T
+        ).norm()
 
 
 def test_no_attributes_leave_the_picture_as_it_is(tiny: Clip2Gan) -> None:
@@ -85,35 +209,78 @@ def test_no_attributes_leave_the_picture_as_it_is(tiny: Clip2Gan) -> None:
     assert tiny.edit(image, {}, source="clip").tobytes() == unchanged
 
 
-def test_edits_are_the_formula_of_the_paper_less_the_neutral_text(tiny: Clip2Gan) -> None:
+def test_mapped_edits_are_the_formula_of_the_paper_less_the_neutral_text(tiny: Clip2Gan) -> None:
     image = tiny.generate("a face")[0]
     directions = tiny.directions(["smiling", "hats"], neutral="somebody")
     ws = tiny.estimate(image) + 1.5 * directions["smiling"] - 2.0 * directions["hats"]
     edited = tiny.edit(
-        image, {"smiling": 0.75, "hats": -1.0}, source="clip", neutral="somebody", strength=2.0
+        image,
+        {"smiling": 0.75, "hats": -1.0},
+        source="clip",
+        neutral="somebody",
+        strength=2.0,
+        direction="mapped",
     )
     assert edited.tobytes() == tiny.synthesize(ws).tobytes()
 
 
+def test_raw_edits_are_the_formula_of_the_paper(tiny: Clip2Gan) -> None:
+    image = tiny.generate("a face")[0]
+    mapped = tiny.gap.map_text(tiny.prompt("smiling").embedding, tiny.mapper)
+    edited = tiny.edit(image, {"smiling": 0.2}, source="clip", direction="raw")
+    assert edited.tobytes() == tiny.synthesize(tiny.estimate(image) + 0.2 * mapped).tobytes()
+
+
+def test_the_clip_route_maps_the_difference_of_texts(tiny: Clip2Gan) -> None:
+    ws = tiny.estimate(tiny.generate("a face")[0])
+    e, text, neutral = (tiny.prompt(each).embedding for each in (tiny.synthesize(ws), "hat", "a face"))
+    e = tiny.clip.encode_images(tiny.generator.synthesis(ws))
+    step = torch.nn.functional.normalize(text - neutral, dim=1)
+    moved = torch.nn.functional.normalize(e + 0.5 * step, dim=1)
+    expected = ws + tiny.mapper(moved) - tiny.mapper(e)
+    found = tiny.change(ws, {"hat": 0.5}, Directions(method="clip")).ws
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_the_neutral_text_itself_changes_nothing(tiny: Clip2Gan) -> None:
-    assert combine(tiny.directions(["a face"]), {"a face": 5.0}).abs().max() == 0  # type: ignore[union-attr]
+    assert tiny.directions(["a face"])["a face"].abs().max() == 0
 
 
 def test_a_reference_draws_the_picture_to_itself(tiny: Clip2Gan) -> None:
     reference = tiny.generate("a hat", seed=8)[0]
     ws = tiny.estimate(tiny.generate("a face")[0])
-    own = tiny.estimate(tiny.synthesize(ws))
-    expected = tiny.synthesize(ws + 0.5 * (tiny.estimate(reference) - own))
-    assert tiny.edit(ws, {}, reference=reference, strength=0.5).tobytes() == expected.tobytes()
+    own = tiny.mapper(tiny.clip.encode_images(tiny.generator.synthesis(ws)))
+    expected = tiny.synthesize(ws + tiny.estimate(reference) - own)
+    edited = tiny.edit(ws, {}, reference=reference)
+    assert (
+        psnr(
+            *(torch.tensor(list(each.tobytes())).view(1, 1, 1, -1) / 127.5 - 1 for each in (edited, expected))
+        )
+        > 50
+    )
 
 
 def test_auto_strengths_keep_signs_and_proportions(tiny: Clip2Gan) -> None:
     ws = tiny.estimate(tiny.generate("a face")[0])
     wanted = {"smiling": 2.0, "glasses": -1.0}
     strengths = tiny.auto_strengths(ws, wanted)
-    assert strengths["smiling"] / 2.0 in AUTO_STRENGTHS
-    assert -strengths["glasses"] in AUTO_STRENGTHS
-    assert tiny.edit(ws, wanted, strength="auto").tobytes() == tiny.edit(ws, strengths).tobytes()
+    steps = (0.0, *FACTORS)
+    assert min(abs(strengths["smiling"] / 2.0 - step) for step in steps) < 1e-6
+    assert min(abs(-strengths["glasses"] - step) for step in steps) < 1e-6
+
+
+def test_a_change_tells_what_it_came_to(tiny: Clip2Gan) -> None:
+    ws = tiny.estimate(tiny.generate("a face")[0])
+    still = tiny.change(ws, {"smiling": 0.0})
+    assert (still.moved, still.perceptual, still.gains) == (0.0, 0.0, {"smiling": 0.0})
+    assert still.identity == pytest.approx(1.0, abs=1e-5)
+    change = tiny.change(ws, {"smiling": 1.0})
+    assert change.moved == pytest.approx(
+        float(((change.ws - ws) / tiny.mapper.w_std).square().mean().sqrt()), rel=1e-5
+    )
+    assert set(change.figures()) == {
+        "strengths", "clip", "clip_gain", "identity", "perceptual", "moved", "from_average",
+    }  # fmt: skip
 
 
 def test_inversion_finds_a_picture_of_the_generator_again(tiny: Clip2Gan) -> None:
@@ -125,9 +292,69 @@ def test_inversion_finds_a_picture_of_the_generator_again(tiny: Clip2Gan) -> Non
     assert torch.equal(ws, tiny.invert(image, InversionConfig(steps=60)))
 
 
+def test_pictures_are_inverted_together_as_alone(tiny: Clip2Gan) -> None:
+    images = [tiny.synthesize(tiny.style(seed)) for seed in (1, 2)]
+    config = InversionConfig(steps=12)
+    together = tiny.invert_all(images, config)
+    for image, ws in zip(images, together.split(1), strict=True):
+        assert torch.allclose(ws, tiny.invert(image, config), atol=1e-3)
+
+
 def test_no_steps_give_the_estimate(tiny: Clip2Gan) -> None:
     image = tiny.generate("a face")[0]
     assert torch.equal(tiny.invert(image, InversionConfig(steps=0)), tiny.estimate(image))
+
+
+def test_what_has_converged_takes_no_more_steps(tiny: Clip2Gan) -> None:
+    image = tiny.synthesize(tiny.style(1))
+    impatient = InversionConfig(steps=200, tolerance=0.9)
+    assert torch.equal(
+        tiny.invert(image, impatient), tiny.invert(image, InversionConfig(steps=400, tolerance=0.9))
+    )
+
+
+def test_more_steps_are_never_worse(tiny: Clip2Gan) -> None:
+    image = tiny.synthesize(tiny.style(3))
+    few, many = (tiny.error(image, tiny.invert(image, InversionConfig(steps=n))) for n in (5, 40))
+    assert many < few
+
+
+def test_tuning_brings_the_picture_nearer_and_leaves_the_model_alone(tiny: Clip2Gan) -> None:
+    image = Image.radial_gradient("L").resize((32, 32)).convert("RGB")
+    ws = tiny.estimate(image)
+    before = tiny.synthesize(ws).tobytes()
+    tuned = tiny.tuned(image, ws, TuningConfig(steps=20, lr=5e-3))
+    assert tuned.psnr(image, ws) > tiny.psnr(image, ws) + 1
+    assert tiny.synthesize(ws).tobytes() == before
+
+
+def test_latents_are_found_again_by_their_picture(tiny: Clip2Gan, tmp_path: Path) -> None:
+    image = tiny.generate("a face")[0]
+    ws = tiny.estimate(image)
+    path = tmp_path / "w.safetensors"
+    save_latents(path, ws, [picture_fingerprint(image)], {"command": "invert"})
+    found = load_latents(path, tiny.generator)
+    assert torch.equal(found[picture_fingerprint(image.copy())], ws)
+    assert picture_fingerprint(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) not in found
+    save_latents(path, ws[:, :2], ["x"], {})
+    with pytest.raises(ValueError, match=re.escape("latents of [2, 8], but this model's are [8, 8]")):
+        load_latents(path, tiny.generator)
+
+
+def test_an_encoder_is_read_as_it_was_written(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = LatentEncoder(EncoderConfig(w_dim=8, resolution=32, channel_base=256, channel_max=16))
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    save_encoder(encoder, tmp_path / "e.safetensors")
+    again = load_encoder(tmp_path / "e.safetensors")
+    assert torch.equal(again(images), encoder(images))
+    larger = torch.nn.functional.interpolate(images, scale_factor=2, mode="nearest")
+    assert again(larger).shape == (2, 8)
+
+
+def test_a_model_without_an_encoder_says_how_to_get_one(tiny: Clip2Gan) -> None:
+    with pytest.raises(ValueError, match="has no encoder; `clip2gan train-encoder --model"):
+        tiny.edit(Image.new("RGB", (32, 32)), {"sad": 1.0}, source="encoder")
 
 
 def test_a_stronger_pull_stays_nearer_to_the_start(tiny: Clip2Gan) -> None:
@@ -159,9 +386,9 @@ def test_inversion_shows_its_steps(tiny: Clip2Gan) -> None:
 
 def test_pixel_distance_sees_all_scales() -> None:
     zeros, ones = torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16)
-    assert pixel_distance(zeros, zeros) == 0
-    assert float(pixel_distance(zeros, ones)) == pytest.approx(1.0)
+    assert float(pixel_distances(zeros, zeros)) == 0
+    assert float(pixel_distances(zeros, ones)) == pytest.approx(1.0)
     checkers = zeros.clone()
     checkers[..., ::2] = 1
     checkers[..., 1::2] = -1  # averages out at the second scale
-    assert float(pixel_distance(zeros, checkers)) == pytest.approx(1 / 3)
+    assert float(pixel_distances(zeros, checkers)) == pytest.approx(1 / 3)

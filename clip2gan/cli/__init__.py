@@ -16,6 +16,7 @@ COMMANDS = {
     "invert": "Find the latent codes that give pictures back.",
     "train-mapper": "Train the bridge from CLIP to a frozen generator.",
     "train-gan": "Train a StyleGAN2 on pictures.",
+    "train-encoder": "Train the fast start of inversion.",
     "evaluate": "Measure models side by side.",
     "convert": "Read any StyleGAN2 checkpoint; write it as safetensors.",
     "models": "List the models at hand, with their licences.",

@@ -106,7 +106,7 @@ steps_option = click.option(
     type=click.IntRange(0, 100_000),
     default=INVERSION_STEPS,
     show_default=True,
-    help="Optimisation steps for a picture's latents; 0 takes the mapper's estimate.",
+    help="Optimisation steps for a picture's latents at most; 0 takes the start.",
 )
 
 

@@ -1,11 +1,9 @@
 """Attributes of an edit: what the user writes, and how strongly it is meant."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 MINUS_SIGNS = ("-", "\N{MINUS SIGN}")
-AUTO_STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)
-AUTO_SHARE = 0.8  # of the gain that can be had at all
 
 
 def parse_attributes(items: Iterable[str]) -> dict[str, float]:
@@ -56,15 +54,3 @@ def parse_sweep(text: str) -> list[float]:
     if not (math.isfinite(start) and math.isfinite(end)) or not 2 <= steps <= 64:
         raise ValueError(f"{text!r}: A and B must be finite and N from 2 to 64, as in -1:2:7")
     return [start + (end - start) * i / (steps - 1) for i in range(steps)]
-
-
-def least_strength(scores: Mapping[float, float]) -> float:
-    """The least strength whose gain is `AUTO_SHARE` of the best one's; 1 if none gains anything.
-
-    `scores` holds CLIP's verdict on each strength, ascending from 0, the picture as it was.
-    """
-    before = scores[0.0]
-    best = max(scores.values()) - before
-    if best <= 0:
-        return 1.0
-    return next(strength for strength, score in scores.items() if score - before >= AUTO_SHARE * best)

@@ -1,19 +1,33 @@
-"""Inversion: latents whose picture is a given one, by optimisation."""
+"""Inversion: latents whose picture is a given one, by optimisation, and a copy of the generator tuned to it.
 
-import math
-from collections.abc import Callable, Iterable
+The generator's noise stays as it is stored: nothing of a picture can hide in it, where no edit reaches it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from clip2gan.defaults import INVERSION_STEPS
+from stylegan2.files import load_tensors, save_tensors
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from clip2gan.clip import ClipEncoder
     from stylegan2 import Generator
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+BETAS = (0.9, 0.99)  # of Adam
+PATIENCE = 10  # steps over which progress is looked at
+HALVINGS = 4  # of the step size, after which a picture has converged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,53 +35,169 @@ class InversionConfig:
     """How hard to look.
 
     Attributes:
-        steps: of Adam.
-        lr: its first step size, in units of w; it falls to zero by a half cosine.
+        steps: of Adam at most; a picture that has converged stops before.
+        lr: its first step size, in units of w's standard deviation. It halves whenever `PATIENCE` steps have
+            gained less than `tolerance`; after `HALVINGS` times the picture has converged.
+        tolerance: part of the loss that `PATIENCE` steps must gain.
         perceptual: weight of the distance of CLIP's image features.
-        pull: weight of the squared distance to the start, which keeps the latents editable.
+        pull: weight of the squared distance to the mapper's estimate, which keeps the latents editable.
+        pull_average: weight of the squared distance to w_avg, likewise.
     """
 
     steps: int = INVERSION_STEPS
-    lr: float = 0.05
+    lr: float = 0.1
+    tolerance: float = 0.02
     perceptual: float = 0.5
-    pull: float = 0.02
+    pull: float = 0.01
+    pull_average: float = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """How a copy of the generator is tuned to one picture.
+
+    Attributes:
+        steps: of Adam.
+        lr: its step size.
+        perceptual: weight of the distance of CLIP's image features.
+        locality: weight of the pictures' change at other latents, towards which the pivot is led a little.
+        seed: where those latents come from.
+    """
+
+    steps: int = 60
+    lr: float = 1e-3
+    perceptual: float = 0.5
+    locality: float = 0.3
+    seed: int = 0
 
 
 def invert(
     generator: "Generator",
     clip: "ClipEncoder",
-    target: Tensor,
-    start: Tensor,
+    targets: Tensor,
+    starts: Sequence[Tensor],
     *,
+    anchor: Tensor,
+    w_std: Tensor,
     config: InversionConfig,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Progress = iter,
 ) -> Tensor:
-    """Latents in W+ near `start` that give `target` back.
+    """Latents in W+ near `anchor` that give `targets` back.
 
-    Minimises pixel differences (L1 at three scales) + perceptual * the distance of CLIP's image features +
-    pull * |ws - start|^2, in the manner of Image2StyleGAN (Abdal et al., 2019) with the mapper's estimate as
-    its start.
+    Minimises, for each picture, pixel differences (L1 at three scales) + perceptual * the distance of CLIP's
+    image features + pull * |(ws - anchor) / w_std|^2 + pull_average * |(ws - w_avg) / w_std|^2 (means over
+    all numbers), in the manner of Image2StyleGAN (Abdal et al., 2019). It begins at the start of least loss.
+    The pictures do not depend on each other.
 
     Args:
         generator: frozen.
         clip: for its image features.
-        target: [1, 3, R, R] in [-1, 1].
-        start: [1, num_ws, w_dim].
+        targets: [N, 3, R, R] in [-1, 1].
+        starts: one or several ws [N, num_ws, w_dim] for each picture, of which the best is taken.
+        anchor: ws [N, num_ws, w_dim], the mapper's estimate.
+        w_std: [w_dim], the spread of latents.
         config: steps and weights.
         progress: wraps the steps, to show how far it is.
 
     Returns:
-        ws [1, num_ws, w_dim].
+        ws [N, num_ws, w_dim], the best that were seen.
     """
+    w_avg = generator.mapping.w_avg
+    features = [_unit(feature) for feature in clip.image_features(targets)]
+
+    def losses(ws: Tensor, rows: Tensor) -> Tensor:
+        image = generator.synthesis(ws, noise_mode="const")
+        total = pixel_distances(image, targets[rows])
+        total = total + config.pull * ((ws - anchor[rows]) / w_std).square().mean((1, 2))
+        total = total + config.pull_average * ((ws - w_avg) / w_std).square().mean((1, 2))
+        if config.perceptual:
+            found = clip.image_features(image)
+            distances = [
+                (_unit(a) - b[rows]).square().sum(1).mean((1, 2))
+                for a, b in zip(found, features, strict=True)
+            ]
+            total = total + config.perceptual * torch.stack(distances).mean(0)
+        return total
+
+    everyone = torch.arange(len(targets), device=targets.device)
+    with torch.no_grad():
+        candidates = torch.stack([losses(start, everyone) for start in starts])
+        first = candidates.argmin(0)
+        ws = torch.stack([starts[choice][row] for row, choice in enumerate(first.tolist())])
+    best, least = ws.clone(), candidates.amin(0)
+    moments, squares = torch.zeros_like(ws), torch.zeros_like(ws)
+    lr = torch.full_like(least, config.lr)
+    looked, since = least.clone(), torch.zeros_like(everyone)
+    for step in progress(range(config.steps)):
+        rows = everyone[lr > config.lr * 0.5 ** (HALVINGS - 0.5)]
+        if not len(rows):
+            continue  # all have converged; a progress bar still ends
+        current = ws[rows].requires_grad_(True)
+        with torch.enable_grad():
+            loss = losses(current, rows)
+            (gradient,) = torch.autograd.grad(loss.sum(), current)
+        loss = loss.detach()
+        better = loss < least[rows]
+        least[rows[better]], best[rows[better]] = loss[better], ws[rows[better]]
+
+        moments[rows] = moments[rows].lerp(gradient, 1 - BETAS[0])
+        squares[rows] = squares[rows].lerp(gradient.square(), 1 - BETAS[1])
+        mean = moments[rows] / (1 - BETAS[0] ** (step + 1))
+        deviation = (squares[rows] / (1 - BETAS[1] ** (step + 1))).sqrt() + 1e-8
+        ws[rows] -= lr[rows, None, None] * w_std * mean / deviation
+
+        since[rows] += 1
+        due = rows[since[rows] >= PATIENCE]
+        slow = due[least[due] > (1 - config.tolerance) * looked[due]]
+        lr[slow] /= 2
+        ws[slow] = best[slow]
+        looked[due], since[due] = least[due], 0
+    if config.steps:
+        with torch.no_grad():
+            final = losses(ws, everyone) < least
+        best[final] = ws[final]
+    return best
+
+
+def tune(
+    generator: "Generator",
+    clip: "ClipEncoder",
+    target: Tensor,
+    ws: Tensor,
+    *,
+    config: TuningConfig | None = None,
+    progress: Progress = iter,
+) -> "Generator":
+    """A copy of the generator whose synthesis gives `target` back at `ws`: pivotal tuning.
+
+    Roich et al. 2021, "Pivotal Tuning for Latent-based Editing of Real Images": the latent stays, the weights
+    move, and what they draw at latents between it and random ones must stay what it was.
+
+    Args:
+        generator: not changed.
+        clip: for its image features.
+        target: [1, 3, R, R] in [-1, 1].
+        ws: [1, num_ws, w_dim], an inversion of it.
+        config: steps and weights.
+        progress: wraps the steps.
+    """
+    config = config or TuningConfig()
+    random = torch.Generator().manual_seed(config.seed)
+    tuned = deepcopy(generator)
+    weights = list(tuned.synthesis.parameters())
+    for weight in weights:
+        weight.requires_grad_(True)
+    optimizer = torch.optim.Adam(weights, lr=config.lr)
     features = [_unit(feature) for feature in clip.image_features(target)]
-    ws = start.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([ws], lr=config.lr, betas=(0.9, 0.99))
     with torch.enable_grad():
-        for step in progress(range(config.steps)):
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-            image = generator.synthesis(ws, noise_mode="const")
-            loss = pixel_distance(image, target) + config.pull * (ws - start).square().mean()
+        for _ in progress(range(config.steps)):
+            z = torch.randn(1, generator.config.z_dim, generator=random).to(ws)
+            other = ws.lerp(generator.mapping(z, generator.draw_labels(1, random)), 0.5)
+            with torch.no_grad():
+                before = generator.synthesis(other, noise_mode="const")
+            image, after = tuned.synthesis(torch.cat([ws, other]), noise_mode="const").split(1)
+            loss = pixel_distances(image, target).mean()
+            loss = loss + config.locality * pixel_distances(after, before).mean()
             if config.perceptual:
                 found = clip.image_features(image)
                 distances = [
@@ -77,16 +207,54 @@ def invert(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return ws.detach()
+    return tuned.requires_grad_(False)
 
 
-def pixel_distance(image: Tensor, target: Tensor, scales: int = 3) -> Tensor:
-    """The mean over `scales` halvings of the mean absolute difference of two pictures [N, 3, R, R]."""
-    total = torch.zeros((), device=image.device)
+def pixel_distances(images: Tensor, targets: Tensor, scales: int = 3) -> Tensor:
+    """For each pair of pictures [N, 3, R, R], the mean absolute difference over `scales` halvings: [N]."""
+    total = torch.zeros(len(images), device=images.device)
     for _ in range(scales):
-        total = total + (image - target).abs().mean()
-        image, target = F.avg_pool2d(image, 2), F.avg_pool2d(target, 2)
+        total = total + (images - targets).abs().mean((1, 2, 3))
+        images, targets = F.avg_pool2d(images, 2), F.avg_pool2d(targets, 2)
     return total / scales
+
+
+def psnr(images: Tensor, targets: Tensor) -> Tensor:
+    """The peak signal-to-noise ratio of pictures [N, 3, R, R] in [-1, 1], in dB: [N]."""
+    error = (images.clamp(-1, 1) - targets.clamp(-1, 1)).square().mean((1, 2, 3))
+    return 10 * torch.log10(4 / error.clamp(min=1e-12))
+
+
+def picture_fingerprint(picture: "Image.Image") -> str:
+    """The sha256 (hex) of a picture's size and RGB values, whatever file they came from."""
+    rgb = picture.convert("RGB")
+    return hashlib.sha256(f"{rgb.width}x{rgb.height} ".encode() + rgb.tobytes()).hexdigest()
+
+
+def save_latents(
+    path: str | Path, ws: Tensor, fingerprints: Sequence[str], config: Mapping[str, Any]
+) -> None:
+    """Write ws [N, num_ws, w_dim] as safetensors; the pictures' fingerprints and `config` in the header."""
+    save_tensors(path, {"ws": ws}, {**config, "fingerprints": list(fingerprints)})
+
+
+def load_latents(path: str | Path, generator: "Generator") -> dict[str, Tensor]:
+    """What `save_latents` wrote: a picture's fingerprint -> ws [1, num_ws, w_dim], on the generator's device.
+
+    Raises FileNotFoundError, or ValueError when the file holds no latents of this generator.
+    """
+    tensors, config = load_tensors(path)
+    fingerprints = config.get("fingerprints")
+    shape = (generator.num_ws, generator.config.w_dim)
+    ws = tensors.get("ws")
+    if ws is None or not isinstance(fingerprints, list) or len(fingerprints) != len(ws):
+        raise ValueError(
+            f"{path}: holds no latents with their pictures' fingerprints; `clip2gan invert` does"
+        )
+    if ws.shape[1:] != shape:
+        raise ValueError(f"{path}: latents of {list(ws.shape[1:])}, but this model's are {list(shape)}")
+    ws = ws.to(generator.mapping.w_avg)
+    return {name: row[None] for name, row in zip(fingerprints, ws, strict=True)}
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -1,0 +1,74 @@
+"""How strong an edit should be: the least that CLIP agrees to, while the rest stays; and what it came to."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from clip2gan.editing.directions import Course, Memory
+
+FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5)
+AGREES = 0.9  # the clearness (see `Memory.clearness`) at which a text counts as shown
+IDENTITY = 0.9  # the least likeness in all that was not named
+
+Embed = Callable[[Tensor], Tensor]  # ws [N, num_ws, w_dim] -> embeddings [N, D] of their pictures
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The strengths that were found.
+
+    Attributes:
+        strengths: attribute -> strength.
+        agrees: attribute -> whether CLIP finds it in the picture.
+        clearness: attribute -> how clearly the picture shows it in the end, see `Memory.clearness`.
+    """
+
+    strengths: Mapping[str, float]
+    agrees: Mapping[str, bool]
+    clearness: Mapping[str, float]
+
+
+def identity(e: Tensor, before: Tensor, named: Tensor) -> Tensor:
+    """The cosines [N] of e [N, D] and `before` [D] without the directions [K, D] that were to change."""
+    rest = torch.cat([before[None], e])
+    if len(named):
+        basis = torch.linalg.qr(named.T).Q.T
+        rest = rest - (rest @ basis.T) @ basis
+    rest = F.normalize(rest, dim=1)
+    return rest[1:] @ rest[0]
+
+
+def least_strengths(
+    course: Course,
+    wanted: Mapping[str, float],
+    memory: Memory,
+    embed: Embed,
+    *,
+    agrees: float = AGREES,
+    bound: float = IDENTITY,
+    factors: Sequence[float] = FACTORS,
+) -> Choice:
+    """For each attribute in turn, the least strength at which CLIP agrees.
+
+    The strength is 0 or one of `factors` times the wanted one, the least at which the clearness is `agrees`
+    or more; never one whose `identity` is under `bound`. Where none is enough it is the clearest that is
+    admissible, and where none is admissible, 0.
+    """
+    names = list(course.texts)
+    strengths, agreed, clear = torch.zeros(len(names)), {}, {}
+    for index, name in enumerate(names):
+        sign = 1 if wanted[name] >= 0 else -1
+        tried = strengths.repeat(len(factors) + 1, 1)
+        tried[1:, index] = wanted[name] * torch.tensor(factors)
+        e = embed(course(tried))
+        found = memory.clearness(e, course.e_texts[index], sign).tolist()
+        same = identity(e, course.e[0], course.named).tolist()
+        admissible = [i for i in range(len(tried)) if same[i] >= bound] or [0]
+        enough = [i for i in admissible if found[i] >= agrees]
+        best = enough[0] if enough else max(admissible, key=found.__getitem__)
+        strengths = tried[best]
+        agreed[name], clear[name] = bool(enough), found[best]
+    return Choice(dict(zip(names, strengths.tolist(), strict=True)), agreed, clear)
