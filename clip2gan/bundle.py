@@ -3,7 +3,7 @@
     config.json             what is in the folder, for whom it may be used, and the sha256 of each file
     generator.safetensors
     clip/                   in open_clip's local-dir format; absent when config.json names an open_clip model
-    mapper-<kind>.safetensors
+    mapper-<kind>.safetensors   none where the generator itself takes CLIP's embeddings ("mappers": {})
     gap.safetensors
     README.md               the model card
 
@@ -128,19 +128,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         if not isinstance(config.get(key), kind):
             found = f"is {config[key]!r}" if key in config else "is missing"
             raise ValueError(f"{path}: {key!r} {found}; expected a {kind.__name__}. Get the model again")
-    if not config["mappers"]:
-        raise ValueError(f"{path}: 'mappers' is empty; a model needs at least one")
     for name in [config["generator"], config["gap"], *config["mappers"].values()]:
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"{path}: {name!r} is not the name of a file in this folder")
     return config
 
 
-def choose_mapper(config: Mapping[str, Any], mapper: str | None, source: str) -> str:
-    """`mapper` if the bundle has it, its first one for None. Raises ValueError naming those there are."""
+def choose_mapper(config: Mapping[str, Any], mapper: str | None, source: str) -> str | None:
+    """`mapper` if the bundle has it, its first one for None; None for a bundle that needs none.
+
+    Raises ValueError naming those there are.
+    """
     kinds = list(config["mappers"])
     if mapper is None:
-        return kinds[0]
+        return kinds[0] if kinds else None
+    if not kinds:
+        raise ValueError(f"{source} has no mapper {mapper!r}: its generator takes texts itself; leave it out")
     if mapper not in kinds:
         raise ValueError(f"{source} has no mapper {mapper!r}; choose {_choice(kinds)}")
     return mapper
@@ -172,15 +175,16 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
     folder = locate_bundle(model)
     config = read_config(folder)
     kind = choose_mapper(config, mapper, model)
-    mapper_file = folder / config["mappers"][kind]
     embedded = config["clip"] == CLIP
+    generator = load_generator(folder / config["generator"], device)
+    mapper_file = folder / (config["generator"] if kind is None else config["mappers"][kind])
     bundle = Bundle(
         path=folder,
         config=config,
         fingerprint=bundle_fingerprint(config),
-        generator=load_generator(folder / config["generator"], device),
+        generator=generator,
         clip=ClipEncoder.load(f"{LOCAL_DIR}{folder / CLIP}" if embedded else config["clip"], device),
-        mappers={kind: load_mapper(mapper_file, device)},
+        mappers=own_mapping(generator) if kind is None else {kind: load_mapper(mapper_file, device)},
         gap=load_gap(folder / config["gap"], device),
     )
     _check_fit(bundle, mapper_file)
@@ -209,7 +213,7 @@ def write_bundle(
         path: the folder.
         generator: frozen; stored with its configuration.
         clip: stored as files when it was loaded from files, else by the name that open_clip knows it by.
-        mappers: kind -> mapper; the first one is the default.
+        mappers: kind -> mapper; the first one is the default. None for a generator trained on CLIP's texts.
         gap: stored beside them.
         info: name, licences and measured figures.
         half: store the generator's and the mappers' weights in 16 bit.
@@ -253,8 +257,9 @@ def write_bundle(
         config_text = json.dumps(config, indent=2) + "\n"
         (folder / CONFIG).write_text(config_text, encoding="utf-8")
         (folder / CARD).write_text(model_card(config), encoding="utf-8")
-        for kind, mapper in mappers.items():
-            _check_fit(Bundle(path, config, "", generator, clip, {kind: mapper}, gap), Path(files[kind]))
+        for kind, mapper in (mappers or own_mapping(generator)).items():
+            file = Path(files.get(kind, GENERATOR))
+            _check_fit(Bundle(path, config, "", generator, clip, {kind: mapper}, gap), file)
         if path.exists():
             path.replace(Path(temporary) / "old")
         folder.replace(path)
@@ -282,12 +287,22 @@ def model_card(config: Mapping[str, Any]) -> str:
     ]
     licences = config["licences"]
     parts = {"generator": config["generator"], "clip": clip, "mapper": ", ".join(config["mappers"].values())}
+    if not config["mappers"]:
+        parts["mapper"] = "none: the generator takes CLIP's embeddings"
     lines += [f"| {part} | {file} | {licences.get(part, 'not stated')} |" for part, file in parts.items()]
     lines += [f"| {part} | | {text} |" for part, text in licences.items() if part not in parts]
     if config["figures"]:
         lines += ["", "## Measured", "", "| what | value | command |", "| --- | --- | --- |"]
         lines += [f"| {row['what']} | {row['value']} | `{row['command']}` |" for row in config["figures"]]
     return "\n".join(lines) + "\n"
+
+
+def own_mapping(generator: "Generator") -> "dict[str, Mapper]":
+    """What stands for the mapper of a generator that takes CLIP's embeddings itself."""
+    from clip2gan.mappers.own import OwnMapping
+
+    mapper = OwnMapping(generator)
+    return {mapper.kind: mapper}
 
 
 def _holds_only_parts(path: Path) -> bool:

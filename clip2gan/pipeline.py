@@ -25,6 +25,7 @@ from clip2gan.defaults import NEUTRAL, TRUNCATION
 from clip2gan.devices import resolve_device
 from clip2gan.editing.attributes import AUTO_STRENGTHS, least_strength
 from clip2gan.editing.inversion import InversionConfig, invert
+from clip2gan.mappers.own import OwnMapping
 from stylegan2.generator import set_precision, truncate
 
 Source = Literal["invert", "clip"]
@@ -167,8 +168,9 @@ class Clip2Gan:
     ) -> Image.Image:
         """One picture of a prompt; arguments as those of `generate`."""
         candidates = []
+        center = self._center(prompt)
         for index in range(rerank):
-            ws = truncate(self._sample(prompt, candidate_seed(seed, index)), self.w_avg, truncation)
+            ws = truncate(self._sample(prompt, candidate_seed(seed, index)), center, truncation)
             if style is not None:
                 coarse = self.generator.num_ws // 2
                 ws = torch.cat([ws[:, :coarse], style[:, coarse:]], dim=1)
@@ -184,7 +186,12 @@ class Clip2Gan:
         if isinstance(source, int):
             random = torch.Generator().manual_seed(source)
             z = torch.randn(1, self.generator.config.z_dim, generator=random)
-            c = self.generator.draw_labels(1, random)
+            # A generator that takes texts is told nothing in particular.
+            c = (
+                self.clip.encode_texts([NEUTRAL])
+                if self.takes_texts
+                else self.generator.draw_labels(1, random)
+            )
             return self.generator.mapping(z.to(self.device), c, truncation_psi=truncation)
         return truncate(self.estimate(source), self.w_avg, truncation)
 
@@ -291,6 +298,21 @@ class Clip2Gan:
             }
             strengths[text] = wanted * least_strength(scores)
         return strengths
+
+    @property
+    def takes_texts(self) -> bool:
+        """Whether the generator takes CLIP's embeddings itself, without a mapper."""
+        return isinstance(self.mapper, OwnMapping)
+
+    def _center(self, prompt: Prompt) -> Tensor:
+        """Where truncation pulls to: the mean latent, or, where the generator takes texts, the text's own.
+
+        That of each class is the better one for conditional generators (Sauer et al. 2022, StyleGAN-XL).
+        """
+        if not self.takes_texts:
+            return self.w_avg
+        e = prompt.embedding
+        return self.mapper(self.gap.center(e) if prompt.is_text else self.gap.from_image(e))
 
     def _sample(self, prompt: Prompt, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
