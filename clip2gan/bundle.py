@@ -177,6 +177,10 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
     kind = choose_mapper(config, mapper, model)
     embedded = config["clip"] == CLIP
     generator = load_generator(folder / config["generator"], device)
+    if kind is None and not generator.config.c_dim:
+        raise ValueError(
+            f"{folder / CONFIG}: 'mappers' is empty, and the generator takes no texts; get the model again"
+        )
     mapper_file = folder / (config["generator"] if kind is None else config["mappers"][kind])
     bundle = Bundle(
         path=folder,
@@ -227,6 +231,8 @@ def write_bundle(
     from stylegan2 import save_generator
     from stylegan2.files import fingerprint
 
+    if not mappers and not generator.config.c_dim:
+        raise ValueError("a generator that takes no texts itself needs a mapper")
     path = Path(path)
     if path.exists() and not _holds_only_parts(path):
         raise FileExistsError(f"{path}: exists and holds other things than a model; choose another folder")

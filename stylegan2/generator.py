@@ -30,8 +30,9 @@ class GeneratorConfig:
     """A generator's shape.
 
     img_resolution: a power of two, at least 8. channel_base, channel_max: a layer at resolution r has
-    min(channel_base // r, channel_max) channels. mapping_layers: depth of the mapping network;
-    mapping_width: of its hidden layers, w_dim where it is None. num_fp16_res: how many of the highest resolutions run in 16 bit; conv_clamp: bound on activations.
+    min(channel_base // r, channel_max) channels. mapping_layers: depth of the mapping network; mapping_width:
+    of its hidden layers, w_dim where it is None. num_fp16_res: how many of the highest resolutions run in 16
+    bit; conv_clamp: bound on activations.
     architecture: how a picture comes out, in the words of the StyleGAN2 paper's figure 7: "skip" adds up the
     colours of all resolutions, "orig" takes those of the last one, "resnet" too, with residual blocks.
     widths: the channels of each resolution from 4 up, where they follow no channel_base and channel_max.

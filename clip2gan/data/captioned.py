@@ -2,11 +2,9 @@
 
 import json
 import logging
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captions import DATASET, read_captions
 from clip2gan.data.files import Files, open_files
-from clip2gan.data.pictures import Pictures, open_pictures
+from clip2gan.data.pictures import Mixed, open_pictures
 from clip2gan.data.samples import Sharing, embed_pictures, embed_texts
 
 EMBEDDINGS = "embeddings.safetensors"  # in a zip of `clip2gan prepare`
@@ -30,13 +28,13 @@ class Captioned:
     """Pictures, and what CLIP makes of them and of their captions.
 
     Attributes:
-        sources: pictures of one size.
+        pictures: of one size.
         images: embeddings of the pictures [N, D].
         texts: embeddings of all captions [M, D], picture by picture.
         counts: how many of them each picture has [N]; 0 where it has none.
     """
 
-    sources: Sequence[Pictures]
+    pictures: Mixed
     images: Tensor
     texts: Tensor
     counts: Tensor
@@ -46,11 +44,7 @@ class Captioned:
 
     def batch(self, indices: list[int]) -> Tensor:
         """uint8 [len(indices), 3, R, R]."""
-        pixels = []
-        for index in indices:
-            source = bisect_right(self._bounds, index) - 1
-            pixels.append(self.sources[source].batch([index - self._bounds[source]]))
-        return torch.cat(pixels)
+        return self.pictures.batch(indices)
 
     def draw_captions(self, indices: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A caption's embedding [N, D] for each picture, and whether it has one [N]; zeros where not."""
@@ -64,10 +58,6 @@ class Captioned:
     @cached_property
     def _starts(self) -> Tensor:
         return self.counts.cumsum(0) - self.counts
-
-    @cached_property
-    def _bounds(self) -> list[int]:
-        return [0, *accumulate(len(source) for source in self.sources)]
 
 
 def open_captioned(
@@ -104,7 +94,7 @@ def open_captioned(
         images.append(stored[0])
         texts.append(stored[1])
         counts += [len(each) for each in own]
-    return Captioned(opened, torch.cat(images), torch.cat(texts), torch.tensor(counts))
+    return Captioned(Mixed(opened), torch.cat(images), torch.cat(texts), torch.tensor(counts))
 
 
 def _stored_embeddings(

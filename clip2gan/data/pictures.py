@@ -3,8 +3,10 @@
 import io
 import logging
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -116,6 +118,36 @@ def open_pictures(source: str | Path, resolution: int, memory_limit: int = MEMOR
             raise ValueError(f"{source}: {summary}")
         log.warning("%s: skipped; %s", source, summary)
     return pictures
+
+
+class Mixed:
+    """Pictures of several sources, one source after the other."""
+
+    def __init__(self, sources: Sequence[Pictures]):
+        self.sources = sources
+        self._bounds = [0, *accumulate(len(source) for source in sources)]
+
+    def __len__(self) -> int:
+        return self._bounds[-1]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for source in self.sources for name in source.names]
+
+    def batch(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """The pictures at `indices` as uint8 [N, 3, R, R], RGB."""
+        if len(self.sources) == 1:
+            return self.sources[0].batch(indices)
+        found = []
+        for index in torch.as_tensor(indices).tolist():
+            source = bisect_right(self._bounds, index) - 1
+            found.append(self.sources[source].batch([index - self._bounds[source]]))
+        return torch.cat(found)
+
+
+def open_mixed(sources: Sequence[str | Path], resolution: int) -> Mixed:
+    """`open_pictures` of each of several sources."""
+    return Mixed([open_pictures(source, resolution) for source in sources])
 
 
 def decode(data: bytes) -> Image.Image:

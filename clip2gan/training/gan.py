@@ -181,7 +181,7 @@ def train_conditional(
     checkpoint_seconds: float = 120,
     preview_seconds: float = 300,
 ) -> Path:
-    """Train, or go on from the newest checkpoint in `run`; returns the bundle's folder, `run.path / "bundle"`.
+    """Train, or go on from the newest checkpoint in `run`.
 
     Args:
         config: the settings.
@@ -191,7 +191,11 @@ def train_conditional(
         run: its folder.
         max_memory: in GB; batches are computed in as large parts as stay below it.
         progress: wraps the range of steps left.
-        checkpoint_seconds, preview_seconds: at most so long between two.
+        checkpoint_seconds: at most this much work is lost by a kill.
+        preview_seconds: between two sheets of pictures.
+
+    Returns:
+        The bundle's folder.
 
     Raises:
         ValueError: the pictures do not fit the generator, memory does not suffice, or a loss is not finite;
@@ -274,8 +278,8 @@ class _Training:
         if config.mapping_steps > 0:
             if start.encoder is None:
                 raise ValueError(
-                    "the mapping phase needs the encoder of the generator it starts from, and --init has none; "
-                    "set mapping_steps=0"
+                    "the mapping phase needs the encoder of the generator it starts from, "
+                    "and --init has none; set mapping_steps=0"
                 )
             w = encode_all(
                 self.networks.encoder_ema, data, self.device, run.path / "cache" / "latents", self.processes
@@ -514,7 +518,7 @@ def guidance(images: Tensor, texts: Tensor, logit_scale: float) -> tuple[Tensor,
     """CLIP's judgement of pictures' and their texts' unit embeddings [N, D], two scalars.
 
     1 - cosine, averaged; and the contrastive loss that CLIP itself is trained with (Radford et al. 2021,
-    figure 3), over the batch: each picture has to be told from the others by its text, and the other way round.
+    figure 3), over the batch: each picture has to be told from the others by its text, and the reverse.
     """
     logits = logit_scale * images @ texts.T
     own = torch.arange(len(logits), device=logits.device)

@@ -1,4 +1,4 @@
-"""What a conditional GAN starts from: nothing, a checkpoint of any kind that we read, or a run's own state."""
+"""What a conditional GAN starts from: nothing, any checkpoint that we read, or a training's state."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from stylegan2.discriminator import Encoder
 from stylegan2.files import load_tensors
 from stylegan2.runs import unpack
 from stylegan2.training import averaged_networks
+
+MAPPING_WIDTH = 384  # of a new mapping network: texts and noise to latents is more than noise alone
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,12 @@ def from_file(
     """Start from a checkpoint.
 
     Args:
-        path: any generator that `load_generator` reads; a training's checkpoint or tools/avatars_gan.safetensors
-            give their encoder as well.
+        path: any generator that `load_generator` reads; the state of one of our trainings gives its encoder
+            as well.
         resolution: to train at, the checkpoint's own or higher; None takes its own.
         c_dim: length of CLIP's embeddings.
         new_mapping: have a new mapping network, of this `mapping_width`, for a mapping phase to fit.
-        mapping_width: None keeps the checkpoint's.
+        mapping_width: of the new network's hidden layers; None gives them the length of w.
 
     Raises ValueError where the shapes cannot be joined, and what `load_generator` raises.
     """
@@ -94,7 +96,7 @@ def from_file(
         raise ValueError(f"{path} takes {config.c_dim} labels, CLIP gives {c_dim} numbers; use another one")
     shape = dataclasses.replace(config, img_resolution=own, c_dim=c_dim, num_fp16_res=0, conv_clamp=None)
     if new_mapping:
-        shape = dataclasses.replace(shape, mapping_width=mapping_width or config.mapping_width)
+        shape = dataclasses.replace(shape, mapping_width=mapping_width)
     if resolution > own:
         shape = _grown(shape, resolution)
         encoder = None

@@ -8,6 +8,7 @@ latents keep the variety that pictures with such a caption have.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +31,7 @@ MAPPING_LR = 1.0  # the mapping network's stored weights are 100 times what is u
 HIDDEN = 0.1  # how often the flow does not see the condition
 LATENT_NOISE = 0.05
 PAIRS = 65_536
-PAIR_STEPS = 10
+PAIR_STEPS = 8
 
 Conditions = Callable[[Tensor, torch.Generator], Tensor]
 """Conditions c [N, D] for the pictures at these indices [N]."""
@@ -41,8 +42,11 @@ class Networks(Protocol):
 
     generator: Generator
     flow: Flow
-    flow_optimizer: torch.optim.Optimizer
-    mapping_optimizer: torch.optim.Optimizer
+
+    @property
+    def flow_optimizer(self) -> torch.optim.Optimizer: ...
+    @property
+    def mapping_optimizer(self) -> torch.optim.Optimizer: ...
 
 
 def new_flow(generator: Generator) -> Flow:
@@ -57,7 +61,7 @@ def encode_all(
     """The latents w [N, w_dim] of all pictures, or what is in `cache` of them."""
     made_from = {
         "encoder": weights_fingerprint(encoder),
-        "pictures": [name for source in data.sources for name in source.names[:100]],
+        "pictures": sha256("\n".join(data.pictures.names).encode()).hexdigest(),
         "resolution": encoder.config.img_resolution,
     }
 
