@@ -43,7 +43,7 @@ from stylegan2.training.losses import generator_loss, r1_penalty
 from stylegan2.training.preview import save_grid
 
 PREVIEW_TEXTS, PREVIEW_SEEDS = 16, 4
-ADAPT_INTERVAL = 4
+RAMP = 0.05  # of the adversarial phase, over which its rates rise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ class GanTraining:
         steps: of the adversarial phase, with batches of `batch`.
         mapping_steps: of the mapping phase before it; 0 without an encoder.
         flow_guidance: above 1 the mapping phase has texts said more clearly than the captions do.
-        lr, mapping_lr, discriminator_lr: rates of Adam, falling to a tenth along a cosine. The mapping
-            network's stored weights are 100 times what is used, and so is its rate.
+        lr, mapping_lr, discriminator_lr: rates of Adam, which rise at first, then fall to a tenth along a
+            cosine. The mapping network's stored weights are 100 times what is used, and so is its rate.
         synthesis_start: share of the adversarial phase after which the synthesis network learns too.
         clip_weight: of the guidance by CLIP; 0 leaves it out.
         contrastive: weight, within that, of the contrastive form over a batch, beside the cosine.
@@ -121,12 +121,13 @@ PRESETS: dict[str, GanTraining] = {
     "avatars": GanTraining(
         steps=4000,
         batch=16,
-        mapping_steps=12_000,
+        mapping_steps=6000,
         lr=2e-4,
-        mapping_lr=0.02,
+        mapping_lr=0.1,
         discriminator_lr=1e-3,
         synthesis_start=0.1,
-        anchor=0.5,
+        clip_weight=8.0,
+        anchor=0.3,
         noise=False,
     ),
     # From scratch or from any checkpoint, for large collections and GPUs.
@@ -289,6 +290,7 @@ class _Training:
                 w,
                 lambda rows, random: self.conditions(rows, random)[0],
                 config.flow_guidance,
+                config.mapping_steps,
                 config.seed,
                 run.path / "cache" / "pairs",
                 self.processes,
@@ -323,13 +325,13 @@ class _Training:
 
         batch = self._draw(random)
         share = (step - config.mapping_steps) / config.steps
-        fall = 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * share))
+        rate = learning_rate(share)
         networks.generator_optimizer.zero_grad()
         networks.discriminator.requires_grad_(False)
         figures, fakes, w = self._generator_losses(batch, random)
         self._check(step, figures)
-        synthesis_lr = config.lr * fall if share > config.synthesis_start else 0.0
-        self._move(networks.generator_optimizer, [config.mapping_lr * fall, synthesis_lr], step)
+        synthesis_lr = config.lr * rate if share > config.synthesis_start else 0.0
+        self._move(networks.generator_optimizer, [config.mapping_lr * rate, synthesis_lr], step)
         networks.discriminator.requires_grad_(True)
         networks.discriminator_optimizer.zero_grad()
         more, real_logits = self._discriminator_losses(
@@ -337,7 +339,7 @@ class _Training:
         )
         self._check(step, more)
         self._move(
-            networks.discriminator_optimizer, [config.discriminator_lr * networks.r1_ratio * fall], step
+            networks.discriminator_optimizer, [config.discriminator_lr * networks.r1_ratio * rate], step
         )
         networks.generator.mapping.w_avg.lerp_(w.mean(dim=0), 0.005)
         if config.augment > 0:
@@ -501,6 +503,12 @@ class _Training:
         )
         write_bundle(path, generator, self.clip, {}, self.gap, info=info)
         save_generator(generator, path.parent / "generator.safetensors")
+
+
+def learning_rate(share: float) -> float:
+    """What rates are multiplied by: a ramp, then half a cosine to a tenth, over a phase of which `share` is
+    done."""
+    return min(1.0, share / RAMP) * (0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * share)))
 
 
 class _Sums:

@@ -30,7 +30,7 @@ FLOW_BLOCKS = 4
 MAPPING_LR = 1.0  # the mapping network's stored weights are 100 times what is used
 HIDDEN = 0.1  # how often the flow does not see the condition
 LATENT_NOISE = 0.05
-PAIRS = 65_536
+PAIRS, PAIRS_PER_STEP = 65_536, 32  # at most, and for each step that learns from them
 PAIR_STEPS = 8
 
 Conditions = Callable[[Tensor, torch.Generator], Tensor]
@@ -82,6 +82,7 @@ class TextMapping:
         w: latents of the pictures [N, w_dim].
         conditions: draws them.
         guidance: of the flow, where the mapping network learns from it; above 1 texts are said more clearly.
+        steps: of the whole phase.
         seed: of the pairs of noise and latent.
         cache: where these are kept.
         processes: that share their making.
@@ -91,6 +92,7 @@ class TextMapping:
     w: Tensor
     conditions: Conditions
     guidance: float
+    steps: int
     seed: int
     cache: Path
     processes: Sharing | None = None
@@ -146,4 +148,5 @@ class TextMapping:
             return {"z": noise[:, :z_dim], "c": c, "latents": ends}
 
         made_from = {"flow": weights_fingerprint(flow), "guidance": self.guidance, "seed": self.seed}
-        return shards(self.cache, PAIRS, made_from, make, "following the flow", self.processes)
+        count = min(PAIRS, max(BATCH, round(self.steps * (1 - FLOW_SHARE)) * PAIRS_PER_STEP))
+        return shards(self.cache, count, made_from, make, "following the flow", self.processes)
