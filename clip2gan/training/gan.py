@@ -314,8 +314,7 @@ class _Training:
             optimizer, rate, name, loss = self.mapping.step(step / config.mapping_steps, random)
             optimizer.zero_grad()
             loss.backward()
-            figures = {name: float(loss.detach())}
-            self._check(step, figures)
+            figures = self._shared(step, {name: float(loss.detach())})
             self._move(optimizer, [rate], step)
             self._average(step)
             return figures
@@ -329,7 +328,7 @@ class _Training:
         networks.generator_optimizer.zero_grad()
         networks.discriminator.requires_grad_(False)
         figures, fakes, w = self._generator_losses(batch, random)
-        self._check(step, figures)
+        figures = self._shared(step, figures)
         synthesis_lr = config.lr * rate if share > config.synthesis_start else 0.0
         self._move(networks.generator_optimizer, [config.mapping_lr * rate, synthesis_lr], step)
         networks.discriminator.requires_grad_(True)
@@ -337,7 +336,7 @@ class _Training:
         more, real_logits = self._discriminator_losses(
             batch, fakes, random, penalize=step % config.r1_interval == 0
         )
-        self._check(step, more)
+        more = self._shared(step, more)
         self._move(
             networks.discriminator_optimizer, [config.discriminator_lr * networks.r1_ratio * rate], step
         )
@@ -429,9 +428,13 @@ class _Training:
             logits.append(right.detach())
         return figures.values, torch.cat(logits)
 
-    def _check(self, step: int, figures: dict[str, float]) -> None:
+    def _shared(self, step: int, figures: dict[str, float]) -> dict[str, float]:
+        """Figures averaged over the processes. Raises ValueError where one is not finite."""
+        (mean,) = self.processes.average([torch.tensor(list(figures.values()), device=self.device)])
+        figures = dict(zip(figures, mean.tolist(), strict=True))
         if bad := [name for name, value in figures.items() if not math.isfinite(value)]:
             raise ValueError(f"step {step}: the loss {', '.join(bad)} is not finite; try a lower lr")
+        return figures
 
     def _move(self, optimizer: torch.optim.Optimizer, rates: list[float], step: int) -> None:
         """A step of `optimizer`, its groups at these rates, by the mean gradients of all processes."""
