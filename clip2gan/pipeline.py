@@ -184,16 +184,18 @@ class Clip2Gan:
     def style(self, source: int | Image.Image, truncation: float = TRUNCATION) -> Tensor:
         """ws [1, num_ws, w_dim] of a seed's random latent or of a picture, to take fine layers from."""
         if isinstance(source, int):
-            random = torch.Generator().manual_seed(source)
-            z = torch.randn(1, self.generator.config.z_dim, generator=random)
-            # A generator that takes texts is told nothing in particular.
-            c = (
-                self.clip.encode_texts([NEUTRAL])
-                if self.takes_texts
-                else self.generator.draw_labels(1, random)
-            )
-            return self.generator.mapping(z.to(self.device), c, truncation_psi=truncation)
+            return self.random_ws(1, torch.Generator().manual_seed(source), truncation)
         return truncate(self.estimate(source), self.w_avg, truncation)
+
+    @torch.no_grad()
+    def random_ws(self, num: int, random: torch.Generator, truncation: float = 1.0) -> Tensor:
+        """ws [num, num_ws, w_dim] of random latents; a generator that takes texts is told NEUTRAL."""
+        z = torch.randn(num, self.generator.config.z_dim, generator=random).to(self.device)
+        if not self.takes_texts:
+            c = self.generator.draw_labels(num, random)
+            return self.generator.mapping(z, c, truncation_psi=truncation)
+        c = self.clip.encode_texts([NEUTRAL])
+        return truncate(self.generator.mapping(z, c.expand(num, -1)), self.mapper(c), truncation)
 
     @torch.no_grad()
     def synthesize(self, ws: Tensor) -> Image.Image:

@@ -275,6 +275,7 @@ def test_a_training_on_eight_pictures_leaves_a_model_without_a_mapper(
     assert ws.shape == (1, model.generator.num_ws, 8)
     assert model.edit(one, {"smiling": 1.0}, source="clip").size == (32, 32)
     assert model.style(3).shape == (1, model.generator.num_ws, 8)
+    assert model.random_ws(3, torch.Generator().manual_seed(0), 0.5).shape == (3, model.generator.num_ws, 8)
 
     code, _, err = run(
         "generate", "--model", bundle, "--text", "x", "--out", tmp_path / "x.png", "--device", "cpu"
