@@ -35,15 +35,18 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """Minibatch standard deviation, a convolution and a dense layer, then a logit of the features f [N, C].
+    """Minibatch standard deviation (or none), a convolution, a dense layer; a logit of the features f [N, C].
 
     With conditions c the logit is out(f) + <f, embed(c)> / sqrt(C): projection (Miyato and Koyama 2018).
     """
 
-    def __init__(self, config: GeneratorConfig):
+    def __init__(self, config: GeneratorConfig, minibatch_std: bool):
         super().__init__()
+        self.minibatch_std = minibatch_std
         channels = config.channels(4)
-        self.conv = Conv2dLayer(channels + 1, channels, 3, activation="lrelu", conv_clamp=config.conv_clamp)
+        self.conv = Conv2dLayer(
+            channels + minibatch_std, channels, 3, activation="lrelu", conv_clamp=config.conv_clamp
+        )
         self.fc = FullyConnectedLayer(channels * 16, channels, activation="lrelu")
         self.out = FullyConnectedLayer(channels, 1)
         self.c_dim = config.c_dim
@@ -51,8 +54,9 @@ class DiscriminatorEpilogue(nn.Module):
             self.embed = FullyConnectedLayer(config.c_dim, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(torch.cat([x, _minibatch_std(x)], dim=1))
-        return self.fc(x.flatten(1))
+        if self.minibatch_std:
+            x = torch.cat([x, _minibatch_std(x)], dim=1)
+        return self.fc(self.conv(x).flatten(1))
 
     def logits(self, features: Tensor, c: Tensor | None) -> Tensor:
         """features [N, C], c [N, c_dim] -> [N, 1]. Raises ValueError when conditions are needed."""
@@ -98,12 +102,15 @@ class ImageTrunk(nn.Module):
 
 
 class Discriminator(ImageTrunk):
-    """Pictures [N, img_channels, R, R] (and conditions c [N, c_dim]) -> logits [N, 1], high for real ones."""
+    """Pictures [N, img_channels, R, R] (and conditions c [N, c_dim]) -> logits [N, 1], high for real ones.
+
+    Without `minibatch_std` a picture's logit does not depend on the others of its batch.
+    """
 
     b4: DiscriminatorEpilogue
 
-    def __init__(self, config: GeneratorConfig):
-        super().__init__(config, DiscriminatorEpilogue(config))
+    def __init__(self, config: GeneratorConfig, minibatch_std: bool = True):
+        super().__init__(config, DiscriminatorEpilogue(config, minibatch_std))
 
     def forward(self, images: Tensor, c: Tensor | None = None) -> Tensor:
         return self.b4.logits(self.features(images), c)
