@@ -3,7 +3,7 @@
     config.json             what is in the folder, for whom it may be used, and the sha256 of each file
     generator.safetensors
     clip/                   in open_clip's local-dir format; absent when config.json names an open_clip model
-    mapper-<kind>.safetensors
+    mapper-<kind>.safetensors   none where the generator itself takes CLIP's embeddings ("mappers": {})
     gap.safetensors
     encoder.safetensors     the fast start of inversion; optional
     README.md               the model card
@@ -133,8 +133,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         if not isinstance(config.get(key), kind):
             found = f"is {config[key]!r}" if key in config else "is missing"
             raise ValueError(f"{path}: {key!r} {found}; expected a {kind.__name__}. Get the model again")
-    if not config["mappers"]:
-        raise ValueError(f"{path}: 'mappers' is empty; a model needs at least one")
     encoder = [config["encoder"]] if "encoder" in config else []
     for name in [config["generator"], config["gap"], *config["mappers"].values(), *encoder]:
         if not isinstance(name, str) or Path(name).name != name:
@@ -142,11 +140,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def choose_mapper(config: Mapping[str, Any], mapper: str | None, source: str) -> str:
-    """`mapper` if the bundle has it, its first one for None. Raises ValueError naming those there are."""
+def choose_mapper(config: Mapping[str, Any], mapper: str | None, source: str) -> str | None:
+    """`mapper` if the bundle has it, its first one for None; None for a bundle that needs none.
+
+    Raises ValueError naming those there are.
+    """
     kinds = list(config["mappers"])
     if mapper is None:
-        return kinds[0]
+        return kinds[0] if kinds else None
+    if not kinds:
+        raise ValueError(f"{source} has no mapper {mapper!r}: its generator takes texts itself; leave it out")
     if mapper not in kinds:
         raise ValueError(f"{source} has no mapper {mapper!r}; choose {_choice(kinds)}")
     return mapper
@@ -179,15 +182,20 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
     folder = locate_bundle(model)
     config = read_config(folder)
     kind = choose_mapper(config, mapper, model)
-    mapper_file = folder / config["mappers"][kind]
     embedded = config["clip"] == CLIP
+    generator = load_generator(folder / config["generator"], device)
+    if kind is None and not generator.config.c_dim:
+        raise ValueError(
+            f"{folder / CONFIG}: 'mappers' is empty, and the generator takes no texts; get the model again"
+        )
+    mapper_file = folder / (config["generator"] if kind is None else config["mappers"][kind])
     bundle = Bundle(
         path=folder,
         config=config,
         fingerprint=bundle_fingerprint(config),
-        generator=load_generator(folder / config["generator"], device),
+        generator=generator,
         clip=ClipEncoder.load(f"{LOCAL_DIR}{folder / CLIP}" if embedded else config["clip"], device),
-        mappers={kind: load_mapper(mapper_file, device)},
+        mappers=own_mapping(generator) if kind is None else {kind: load_mapper(mapper_file, device)},
         gap=load_gap(folder / config["gap"], device),
         encoder=load_encoder(folder / config["encoder"], device) if "encoder" in config else None,
     )
@@ -218,7 +226,7 @@ def write_bundle(
         path: the folder.
         generator: frozen; stored with its configuration.
         clip: stored as files when it was loaded from files, else by the name that open_clip knows it by.
-        mappers: kind -> mapper; the first one is the default.
+        mappers: kind -> mapper; the first one is the default. None for a generator trained on CLIP's texts.
         gap: stored beside them.
         info: name, licences and measured figures.
         half: store the weights of generator, mappers and encoder in 16 bit.
@@ -234,6 +242,8 @@ def write_bundle(
     from stylegan2 import save_generator
     from stylegan2.files import fingerprint
 
+    if not mappers and not generator.config.c_dim:
+        raise ValueError("a generator that takes no texts itself needs a mapper")
     path = Path(path)
     with _replaced_folder(path) as folder:
         save_generator(deepcopy(generator).half() if half else generator, folder / GENERATOR)
@@ -260,9 +270,9 @@ def write_bundle(
             },
         }
         _write_config(folder, config)
-        for kind, mapper in mappers.items():
+        for kind, mapper in (mappers or own_mapping(generator)).items():
             whole = Bundle(path, config, "", generator, clip, {kind: mapper}, gap, encoder)
-            _check_fit(whole, Path(files[kind]))
+            _check_fit(whole, Path(files.get(kind, GENERATOR)))
 
 
 def add_encoder(source: Path, encoder: str | Path, path: str | Path) -> None:
@@ -336,12 +346,22 @@ def model_card(config: Mapping[str, Any]) -> str:
     parts = {"generator": config["generator"], "clip": clip, "mapper": ", ".join(config["mappers"].values())}
     if "encoder" in config:
         parts["encoder"] = config["encoder"]
+    if not config["mappers"]:
+        parts["mapper"] = "none: the generator takes CLIP's embeddings"
     lines += [f"| {part} | {file} | {licences.get(part, 'not stated')} |" for part, file in parts.items()]
     lines += [f"| {part} | | {text} |" for part, text in licences.items() if part not in parts]
     if config["figures"]:
         lines += ["", "## Measured", "", "| what | value | command |", "| --- | --- | --- |"]
         lines += [f"| {row['what']} | {row['value']} | `{row['command']}` |" for row in config["figures"]]
     return "\n".join(lines) + "\n"
+
+
+def own_mapping(generator: "Generator") -> "dict[str, Mapper]":
+    """What stands for the mapper of a generator that takes CLIP's embeddings itself."""
+    from clip2gan.mappers.own import OwnMapping
+
+    mapper = OwnMapping(generator)
+    return {mapper.kind: mapper}
 
 
 def _holds_only_parts(path: Path) -> bool:

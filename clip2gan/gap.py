@@ -14,6 +14,7 @@ text's embedding (`Gap.to_image`).
     knn        a random convex combination of pictures' embeddings near the text (Fast text2StyleGAN,
                arXiv 2209.03953)
     posterior  a picture's embedding drawn by CLIP's posterior of pictures given the text, pulled to its mean
+    text       the other way round, for generators trained on texts: pictures are moved to where texts lie
 
 `memory`, `knn` and `posterior` remember embeddings of pictures; the answers of the last two are random. The
 statistics come from pictures and, for the texts' mean, from a fixed list of plain prompts; no caption of any
@@ -319,7 +320,30 @@ class Posterior(SoftMemory):
         return F.normalize(free + (self.guidance * distance - said).clamp(min=0) * direction, dim=-1)
 
 
-GAPS = (NoGap, MeanShift, Collapse, C3, Whiten, SoftMemory, Knn, Posterior)
+@dataclass(kw_only=True)
+class TextSide(Gap):
+    """A picture's embedding as a pseudo-text: normalise(e_image - mean_image + mean_text); texts stay.
+
+    With unit noise in training this is LAFITE's language-free training (Zhou et al. 2022) with the gap taken
+    away first. For generators that take texts themselves; a text's answers come from their noise.
+
+    Attributes:
+        mean_image: [D], mean embedding of the training pictures.
+        mean_text: [D], mean embedding of their captions, or of plain prompts.
+    """
+
+    kind = "text"
+    mean_image: Tensor
+    mean_text: Tensor
+
+    def center(self, e_text: Tensor) -> Tensor:
+        return e_text
+
+    def from_image(self, e_image: Tensor) -> Tensor:
+        return F.normalize(e_image + (self.mean_text - self.mean_image).to(e_image), dim=-1)
+
+
+GAPS = (NoGap, MeanShift, Collapse, C3, Whiten, SoftMemory, Knn, Posterior, TextSide)
 KINDS: dict[str, type[Gap]] = {gap.kind: gap for gap in GAPS}
 
 

@@ -35,6 +35,7 @@ from clip2gan.editing.directions import (
 from clip2gan.editing.inversion import InversionConfig, TuningConfig, invert, psnr, tune
 from clip2gan.editing.strength import Choice, identity, least_strengths
 from clip2gan.losses import feature_distance
+from clip2gan.mappers.own import OwnMapping
 from stylegan2.generator import set_precision, truncate
 
 Source = Literal["invert", "encoder", "clip"]
@@ -236,8 +237,9 @@ class Clip2Gan:
     ) -> Image.Image:
         """One picture of a prompt; arguments as those of `generate`."""
         candidates = []
+        center = self._center(prompt)
         for index in range(rerank):
-            ws = truncate(self._sample(prompt, candidate_seed(seed, index)), self.w_avg, truncation)
+            ws = truncate(self._sample(prompt, candidate_seed(seed, index)), center, truncation)
             if style is not None:
                 coarse = self.generator.num_ws // 2
                 ws = torch.cat([ws[:, :coarse], style[:, coarse:]], dim=1)
@@ -251,11 +253,18 @@ class Clip2Gan:
     def style(self, source: int | Image.Image, truncation: float = TRUNCATION) -> Tensor:
         """ws [1, num_ws, w_dim] of a seed's random latent or of a picture, to take fine layers from."""
         if isinstance(source, int):
-            random = torch.Generator().manual_seed(source)
-            z = torch.randn(1, self.generator.config.z_dim, generator=random)
-            c = self.generator.draw_labels(1, random)
-            return self.generator.mapping(z.to(self.device), c, truncation_psi=truncation)
+            return self.random_ws(1, torch.Generator().manual_seed(source), truncation)
         return truncate(self.estimate(source), self.w_avg, truncation)
+
+    @torch.no_grad()
+    def random_ws(self, num: int, random: torch.Generator, truncation: float = 1.0) -> Tensor:
+        """ws [num, num_ws, w_dim] of random latents; a generator that takes texts is told NEUTRAL."""
+        z = torch.randn(num, self.generator.config.z_dim, generator=random).to(self.device)
+        if not self.takes_texts:
+            c = self.generator.draw_labels(num, random)
+            return self.generator.mapping(z, c, truncation_psi=truncation)
+        c = self.clip.encode_texts([NEUTRAL])
+        return truncate(self.generator.mapping(z, c.expand(num, -1)), self.mapper(c), truncation)
 
     @torch.no_grad()
     def synthesize(self, ws: Tensor) -> Image.Image:
@@ -526,6 +535,21 @@ class Clip2Gan:
 
     def _broadcast(self, w: Tensor) -> Tensor:
         return w[:, None].repeat(1, self.generator.num_ws, 1)
+
+    @property
+    def takes_texts(self) -> bool:
+        """Whether the generator takes CLIP's embeddings itself, without a mapper."""
+        return isinstance(self.mapper, OwnMapping)
+
+    def _center(self, prompt: Prompt) -> Tensor:
+        """Where truncation pulls to: the mean latent, or, where the generator takes texts, the text's own.
+
+        That of each class is the better one for conditional generators (Sauer et al. 2022, StyleGAN-XL).
+        """
+        if not self.takes_texts:
+            return self.w_avg
+        e = prompt.embedding
+        return self.mapper(self.gap.center(e) if prompt.is_text else self.gap.from_image(e))
 
     def _sample(self, prompt: Prompt, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

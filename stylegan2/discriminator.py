@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stylegan2.generator import GeneratorConfig
+from stylegan2.generator import GeneratorConfig, normalize_second_moment
 from stylegan2.layers import Conv2dLayer, FullyConnectedLayer, half_dtype
 
 MINIBATCH_STD_GROUP = 4
@@ -35,7 +35,10 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """Minibatch standard deviation (or none), a convolution, two dense layers: features at 4x4 to a logit."""
+    """Minibatch standard deviation (or none), a convolution, a dense layer; a logit of the features f [N, C].
+
+    With conditions c the logit is out(f) + <f, embed(c)> / sqrt(C): projection (Miyato and Koyama 2018).
+    """
 
     def __init__(self, config: GeneratorConfig, minibatch_std: bool):
         super().__init__()
@@ -46,12 +49,24 @@ class DiscriminatorEpilogue(nn.Module):
         )
         self.fc = FullyConnectedLayer(channels * 16, channels, activation="lrelu")
         self.out = FullyConnectedLayer(channels, 1)
+        self.c_dim = config.c_dim
+        if config.c_dim > 0:
+            self.embed = FullyConnectedLayer(config.c_dim, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.minibatch_std:
             x = torch.cat([x, _minibatch_std(x)], dim=1)
-        x = self.conv(x)
-        return self.out(self.fc(x.flatten(1)))
+        return self.fc(self.conv(x).flatten(1))
+
+    def logits(self, features: Tensor, c: Tensor | None) -> Tensor:
+        """features [N, C], c [N, c_dim] -> [N, 1]. Raises ValueError when conditions are needed."""
+        logits = self.out(features)
+        if self.c_dim == 0:
+            return logits
+        if c is None:
+            raise ValueError(f"this discriminator is conditional: give c [N, {self.c_dim}]")
+        projected = self.embed(normalize_second_moment(c.to(features)))
+        return logits + (features * projected).sum(dim=1, keepdim=True) / math.sqrt(features.shape[1])
 
 
 class EncoderEpilogue(nn.Module):
@@ -87,13 +102,22 @@ class ImageTrunk(nn.Module):
 
 
 class Discriminator(ImageTrunk):
-    """Pictures [N, img_channels, R, R] -> logits [N, 1], high for real ones.
+    """Pictures [N, img_channels, R, R] (and conditions c [N, c_dim]) -> logits [N, 1], high for real ones.
 
     Without `minibatch_std` a picture's logit does not depend on the others of its batch.
     """
 
+    b4: DiscriminatorEpilogue
+
     def __init__(self, config: GeneratorConfig, minibatch_std: bool = True):
         super().__init__(config, DiscriminatorEpilogue(config, minibatch_std))
+
+    def forward(self, images: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.b4.logits(self.features(images), c)
+
+    def features(self, images: Tensor) -> Tensor:
+        """[N, C], of which `b4.logits` judges the pair with a condition; one pass serves several of them."""
+        return super().forward(images)
 
 
 class Encoder(ImageTrunk):

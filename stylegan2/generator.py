@@ -30,8 +30,9 @@ class GeneratorConfig:
     """A generator's shape.
 
     img_resolution: a power of two, at least 8. channel_base, channel_max: a layer at resolution r has
-    min(channel_base // r, channel_max) channels. mapping_layers: depth of the mapping network.
-    num_fp16_res: how many of the highest resolutions run in 16 bit; conv_clamp: bound on activations.
+    min(channel_base // r, channel_max) channels. mapping_layers: depth of the mapping network; mapping_width:
+    of its hidden layers, w_dim where it is None. num_fp16_res: how many of the highest resolutions run in 16
+    bit; conv_clamp: bound on activations.
     architecture: how a picture comes out, in the words of the StyleGAN2 paper's figure 7: "skip" adds up the
     colours of all resolutions, "orig" takes those of the last one, "resnet" too, with residual blocks.
     widths: the channels of each resolution from 4 up, where they follow no channel_base and channel_max.
@@ -51,6 +52,7 @@ class GeneratorConfig:
     conv_clamp: float | None = None
     architecture: Architecture = "skip"
     widths: tuple[int, ...] | None = None
+    mapping_width: int | None = None
 
     def __post_init__(self):
         for name in ("z_dim", "w_dim", "img_resolution", "img_channels", "channel_base", "channel_max"):
@@ -58,6 +60,8 @@ class GeneratorConfig:
             _check_size(name, getattr(self, name), 1, LARGEST**2 if name == "channel_base" else LARGEST)
         _check_size("c_dim", self.c_dim, 0, LARGEST)
         _check_size("mapping_layers", self.mapping_layers, 1, DEEPEST)
+        if self.mapping_width is not None:
+            _check_size("mapping_width", self.mapping_width, 1, LARGEST)
         _check_size("num_fp16_res", self.num_fp16_res, 0, DEEPEST)
         if self.conv_clamp is not None and not (
             isinstance(self.conv_clamp, (int, float)) and self.conv_clamp > 0
@@ -112,9 +116,11 @@ class MappingNetwork(nn.Module):
         self.c_dim = config.c_dim
         width = config.z_dim + (config.w_dim if config.c_dim > 0 else 0)
         for index in range(self.num_layers):
-            layer = FullyConnectedLayer(width, config.w_dim, activation="lrelu", lr_multiplier=0.01)
+            is_last = index == self.num_layers - 1
+            out = config.w_dim if is_last else config.mapping_width or config.w_dim
+            layer = FullyConnectedLayer(width, out, activation="lrelu", lr_multiplier=0.01)
             setattr(self, f"fc{index}", layer)
-            width = config.w_dim
+            width = out
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
     def forward(
@@ -129,12 +135,12 @@ class MappingNetwork(nn.Module):
         truncation_psi pulls towards w_avg (1 leaves as is, 0 gives w_avg), in the first `truncation_cutoff`
         layers (default all). Raises ValueError when labels are needed and not given.
         """
-        x = _normalize_second_moment(z.to(torch.float32))
+        x = normalize_second_moment(z.to(torch.float32))
         if self.c_dim > 0:
             if c is None:
                 raise ValueError(f"this generator is conditional: give labels c [N, {self.c_dim}]")
             c = c.to(x.device, torch.float32)
-            x = torch.cat([x, _normalize_second_moment(self.embed(c))], dim=1)
+            x = torch.cat([x, normalize_second_moment(self.embed(c))], dim=1)
         for index in range(self.num_layers):
             x = getattr(self, f"fc{index}")(x)
         ws = x[:, None].repeat(1, self.num_ws, 1)
@@ -409,5 +415,6 @@ def _check_size(name: str, value: object, least: int, most: int) -> None:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
 
 
-def _normalize_second_moment(x: Tensor) -> Tensor:
+def normalize_second_moment(x: Tensor) -> Tensor:
+    """x [N, C] scaled to a mean square of 1 over C."""
     return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()

@@ -21,10 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 import clip2gan
+from clip2gan.evaluation.avatars import matches
+from clip2gan.evaluation.judge import Judge
 from clip2gan.pipeline import Clip2Gan, Directions
-from tools.captions import matches
 from tools.dataset import Avatars
-from tools.judge import Judge
 from tools.measure_avatars import (
     Edit,
     choose_edits,

@@ -1,4 +1,4 @@
-"""`clip2gan train-gan`: a StyleGAN2 from a folder or zip of pictures."""
+"""`clip2gan train-gan`: a StyleGAN2 from pictures, or from pictures and their captions."""
 
 import json
 from dataclasses import asdict, replace
@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from clip2gan.cli._common import (
-    EXISTING,
     EXISTING_FILE,
     Finite,
     device_option,
@@ -17,12 +16,15 @@ from clip2gan.cli._common import (
 )
 
 EXAMPLE = """
-Example:
+Examples:
 
     clip2gan train-gan --data avatars.zip --preset avatars --out runs/gan
 
+    clip2gan train-gan --data avatars.zip --condition clip --max-memory 4 --out runs/text-gan
+
 The same command goes on where it was stopped. The folder holds config.json, log.jsonl, checkpoints/, samples/
-and generator.safetensors, which train-mapper and --generator take.
+and generator.safetensors, which train-mapper and --generator take; with --condition clip also bundle/, which
+every --model takes: its generator is given texts without a mapper.
 """
 
 # The presets' shapes and phases; every option below overrides its part.
@@ -65,13 +67,19 @@ PRESETS = {
 
 
 @click.command(epilog=EXAMPLE)
-@click.option("--data", type=EXISTING, required=True, help="A folder or zip of pictures.")
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    metavar="DIR|ZIP|SHARDS",
+    help="Pictures: a folder, a zip, a tar or shards (pics-{0000..0009}.tar); several are mixed.",
+)
 @click.option(
     "--condition",
-    type=click.Choice(["none"]),
+    type=click.Choice(["none", "clip"]),
     default="none",
     show_default=True,
-    help="What the generator is told: nothing but its random latent.",
+    help="What the generator is told besides its random latent: nothing, or a text in CLIP's words.",
 )
 @click.option(
     "--preset",
@@ -81,7 +89,7 @@ PRESETS = {
     help="Sizes and phases to start from.",
 )
 @click.option(
-    "--resolution", type=int, default=64, show_default=True, help="Pixels along a side; a power of two."
+    "--resolution", type=int, help="Pixels along a side; a power of two.  [default: that of --init, or 64]"
 )
 @click.option("--batch", type=click.IntRange(1), help="Pictures a step.")
 @click.option(
@@ -107,16 +115,39 @@ PRESETS = {
     help="Start from the averaged networks of this file, a checkpoint of a run of the same shape; where its "
     "mapping network is fitted anew, that may be of another depth.",
 )
+@click.option("--steps", type=click.IntRange(0), help="Of the adversarial phase, with --condition clip.")
+@click.option(
+    "--clip",
+    "clip_spec",
+    default="avatars",
+    show_default=True,
+    metavar="avatars|ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR",
+    help="The CLIP of --condition clip.",
+)
+@click.option("--clip-weight", type=Finite(0), help="Weight of the guidance by CLIP; 0 leaves it out.")
+@click.option(
+    "--max-memory",
+    type=Finite(0, min_open=True),
+    metavar="GB",
+    help="With --condition clip: compute batches in as large parts as stay below it.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="With --condition clip: any setting that --dry-run shows.",
+)
 @click.option("--half/--no-half", default=True, show_default=True, help="Compute in 16 bit where it is safe.")
 @click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @device_option
 @seed_option
 def command(
-    data: Path,
+    data: tuple[str, ...],
     condition: str,
     preset: str,
-    resolution: int,
+    resolution: int | None,
     batch: int | None,
     autoencoder_images: int | None,
     mapping_steps: int | None,
@@ -126,15 +157,64 @@ def command(
     perceptual: str | None,
     perceptual_weight: float | None,
     init: Path | None,
+    steps: int | None,
+    clip_spec: str,
+    clip_weight: float | None,
+    max_memory: float | None,
+    assignments: tuple[str, ...],
     half: bool,
     dry_run: bool,
     out: Path,
     device: str,
     seed: int,
 ) -> None:
-    """Train a StyleGAN2 from pictures alone."""
+    """Train a StyleGAN2 on pictures: alone, or with captions, so that it draws what a text says."""
+    unconditional = {
+        "--autoencoder-images": autoencoder_images,
+        "--adversarial-images": adversarial_images,
+        "--perceptual": perceptual,
+        "--perceptual-weight": perceptual_weight,
+    }
+    conditional = {
+        "--steps": steps,
+        "--clip-weight": clip_weight,
+        "--max-memory": max_memory,
+        "--set": assignments or None,
+    }
+    stray = conditional if condition == "none" else unconditional
+    if given := [name for name, value in stray.items() if value is not None]:
+        raise click.UsageError(f"{given[0]} has no meaning with --condition {condition}; leave it out")
+    if condition == "clip":
+        from clip2gan.cli import _conditional
+
+        options = {
+            "batch": batch,
+            "steps": steps,
+            "mapping_steps": mapping_steps,
+            "lr": adversarial_lr,
+            "r1_gamma": r1_gamma,
+            "clip_weight": clip_weight,
+            "half": half,
+            "seed": seed,
+        }
+        _conditional.train(
+            data=data,
+            preset=preset,
+            resolution=resolution,
+            options=options,
+            assignments=assignments,
+            init=init,
+            clip_spec=clip_spec,
+            max_memory=max_memory,
+            dry_run=dry_run,
+            out=out,
+            device=device,
+        )
+        return
+    resolution = resolution or 64
+
     from clip2gan.clip import ClipEncoder
-    from clip2gan.data.pictures import open_pictures
+    from clip2gan.data.pictures import open_mixed
     from clip2gan.losses import perceptual_distance
     from stylegan2 import GeneratorConfig
     from stylegan2.files import fingerprint, load_tensors
@@ -180,7 +260,12 @@ def command(
         "perceptual_weight": perceptual_weight,
     }
     config = replace(config, **{name: value for name, value in overrides.items() if value is not None})
-    settings = {"command": "train-gan", "condition": condition, "data": data.name, "perceptual": perceptual}
+    settings = {
+        "command": "train-gan",
+        "condition": condition,
+        "data": [Path(source).name for source in data],
+        "perceptual": perceptual,
+    }
     settings["init"] = init and fingerprint(init)
     settings.update(asdict(config))
     click.echo(json.dumps(settings, indent=2), err=True)
@@ -188,7 +273,7 @@ def command(
         return
     where = resolve_device(device)
     run = RunFolder.open(out, settings)
-    pictures = open_pictures(data, resolution)
+    pictures = open_mixed(data, resolution)
     train(
         config,
         pictures,

@@ -1,11 +1,12 @@
-"""Pictures from a folder or a zip as uint8 tensors of one size. Nothing but pictures is ever read."""
+"""Pictures from a folder, a zip or tar shards, as uint8 tensors of one size."""
 
 import io
 import logging
 import os
-import zipfile
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,9 +15,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from clip2gan.data.files import open_files
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MEMORY_LIMIT = 4 << 30  # bytes of decoded pictures that are kept
-FILE_LIMIT = 256 << 20  # bytes of one picture file; a zip member may claim to be anything
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Pictures:
                 else:
                     Image.open(io.BytesIO(read(names[index]))).close()
             except Exception as error:  # decoders raise almost anything on a broken file
-                return _reason(error)
+                return why_unreadable(error)
             return None
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -87,13 +89,13 @@ class Pictures:
             try:
                 return self._decode(name)
             except Exception as error:  # decoders raise almost anything on a broken file
-                self.skipped[name] = _reason(error)
+                self.skipped[name] = why_unreadable(error)
                 log.warning("skipped %s: %s", name, self.skipped[name])
         raise ValueError("no readable picture is left")
 
 
 def open_pictures(source: str | Path, resolution: int, memory_limit: int = MEMORY_LIMIT) -> Pictures:
-    """Open the pictures of a folder (with its subfolders) or of a zip, which is read without unpacking it.
+    """Open the pictures of a folder (with its subfolders), of a zip, or of tar shards (see `open_files`).
 
     Pictures of another shape are cropped at the centre to a square and resampled (Lanczos) to `resolution`.
     Files without a picture's suffix, captions and labels among them, are not looked at. Pictures that cannot
@@ -101,24 +103,13 @@ def open_pictures(source: str | Path, resolution: int, memory_limit: int = MEMOR
 
     Raises:
         FileNotFoundError: nothing is at `source`.
-        ValueError: `source` is neither a folder nor a zip, or no readable picture is in it.
+        ValueError: `source` is none of these, or no readable picture is in it.
     """
-    source = Path(source)
-    if source.is_dir():
-        files = [path for path in source.rglob("*") if path.is_file()]
-        names = [path.relative_to(source).as_posix() for path in files]
-        read = _folder_reader(source)
-    elif source.is_file():
-        names, read = _open_zip(source)
-    elif source.exists():
-        raise ValueError(f"{source}: neither a folder nor a zip of pictures")
-    else:
-        raise FileNotFoundError(f"{source}: no such folder or zip")
-
-    names = sorted(name for name in names if _is_picture(name))
+    files = open_files(source)
+    names = sorted(name for name in files.names if is_picture(name))
     if not names:
         raise ValueError(f"{source}: no pictures in it (looked for {', '.join(sorted(SUFFIXES))})")
-    pictures = Pictures(names, read, resolution, memory_limit)
+    pictures = Pictures(names, files.read, resolution, memory_limit)
     if pictures.skipped:
         first = [f"{name} ({reason})" for name, reason in list(pictures.skipped.items())[:5]]
         more = f" and {len(pictures.skipped) - 5} more" if len(pictures.skipped) > 5 else ""
@@ -127,6 +118,36 @@ def open_pictures(source: str | Path, resolution: int, memory_limit: int = MEMOR
             raise ValueError(f"{source}: {summary}")
         log.warning("%s: skipped; %s", source, summary)
     return pictures
+
+
+class Mixed:
+    """Pictures of several sources, one source after the other."""
+
+    def __init__(self, sources: Sequence[Pictures]):
+        self.sources = sources
+        self._bounds = [0, *accumulate(len(source) for source in sources)]
+
+    def __len__(self) -> int:
+        return self._bounds[-1]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for source in self.sources for name in source.names]
+
+    def batch(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """The pictures at `indices` as uint8 [N, 3, R, R], RGB."""
+        if len(self.sources) == 1:
+            return self.sources[0].batch(indices)
+        found = []
+        for index in torch.as_tensor(indices).tolist():
+            source = bisect_right(self._bounds, index) - 1
+            found.append(self.sources[source].batch([index - self._bounds[source]]))
+        return torch.cat(found)
+
+
+def open_mixed(sources: Sequence[str | Path], resolution: int) -> Mixed:
+    """`open_pictures` of each of several sources."""
+    return Mixed([open_pictures(source, resolution) for source in sources])
 
 
 def decode(data: bytes) -> Image.Image:
@@ -152,37 +173,14 @@ def fit_square(picture: Image.Image, resolution: int) -> Image.Image:
     return picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file of this name is a picture to be read, and not a hidden one."""
     path = PurePosixPath(name)
     hidden = path.name.startswith(".") or "__MACOSX" in path.parts
     return path.suffix.lower() in SUFFIXES and not hidden
 
 
-def _folder_reader(folder: Path) -> Callable[[str], bytes]:
-    def read(name: str) -> bytes:
-        path = folder / name
-        if path.stat().st_size > FILE_LIMIT:
-            raise ValueError(f"larger than {FILE_LIMIT >> 20} MB")
-        return path.read_bytes()
-
-    return read
-
-
-def _open_zip(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{path}: neither a folder nor a readable zip of pictures ({error})") from error
-
-    def read(name: str) -> bytes:
-        if archive.getinfo(name).file_size > FILE_LIMIT:
-            raise ValueError(f"larger than {FILE_LIMIT >> 20} MB")
-        return archive.read(name)
-
-    return [info.filename for info in archive.infolist() if not info.is_dir()], read
-
-
-def _reason(error: Exception) -> str:
+def why_unreadable(error: Exception) -> str:
     """One line for a picture that cannot be read; Pillow's own text names a BytesIO object."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture"

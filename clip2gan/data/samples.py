@@ -5,7 +5,7 @@ training that was stopped goes on with the next one, and shards of another gener
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -68,7 +68,7 @@ def draw_samples(
         )
         return {"w": w, "embeddings": torch.cat([clip.encode_images(part) for part in pictures])}
 
-    tensors = _shards(folder, count, made_from, make, "drawing samples", processes)
+    tensors = shards(folder, count, made_from, make, "drawing samples", processes)
     return Samples(tensors["w"], tensors["embeddings"])
 
 
@@ -84,7 +84,21 @@ def embed_pictures(
         images = (to_floats(pictures.batch(part)).to(clip.device) for part in parts)
         return {"embeddings": torch.cat([clip.encode_images(part) for part in images])}
 
-    return _shards(folder, len(pictures), made_from, make, "embedding pictures", processes)["embeddings"]
+    return shards(folder, len(pictures), made_from, make, "embedding pictures", processes)["embeddings"]
+
+
+def embed_texts(
+    texts: Sequence[str], clip: ClipEncoder, folder: Path, processes: Sharing | None = None
+) -> Tensor:
+    """Embeddings [len(texts), D], or what is in `folder` of them."""
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    made_from = {"texts": digest, "clip": clip.fingerprint()}
+
+    def make(start: int, stop: int) -> dict[str, Tensor]:
+        parts = [texts[first : min(first + 128, stop)] for first in range(start, stop, 128)]
+        return {"embeddings": torch.cat([clip.encode_texts(part) for part in parts])}
+
+    return shards(folder, len(texts), made_from, make, "embedding texts", processes)["embeddings"]
 
 
 def to_floats(pictures: Tensor) -> Tensor:
@@ -123,17 +137,18 @@ def weights_fingerprint(module: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _shards(
+def shards(
     folder: Path,
     count: int,
     made_from: Mapping[str, Any],
     make: Callable[[int, int], dict[str, Tensor]],
     description: str,
-    processes: Sharing | None,
+    processes: Sharing | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of rows 0 to `count`: from shards in `folder`, or made by `make(start, stop)`.
 
-    Of several processes each makes its share of what is missing, and all read the rest.
+    `made_from` is kept with them, and shards of something else are made anew. Of several processes each makes
+    its share of what is missing, and all read the rest.
     """
 
     def shard(start: int) -> dict[str, Tensor]:

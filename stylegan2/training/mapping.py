@@ -17,39 +17,56 @@ HEUN_STEPS = 20
 
 
 class Flow(nn.Module):
-    """The velocity at x [N, dim] and time t [N, 1] in [0, 1], of a flow from noise to scaled latents."""
+    """The velocity at x [N, dim] and time t [N, 1] in [0, 1], of a flow from noise to scaled latents.
+
+    With `c_dim` it depends on a condition c [N, c_dim] of mean square 1; without one (None) c is 0, as in a
+    training that hides conditions from time to time.
+    """
 
     frequencies: Tensor
 
-    def __init__(self, dim: int, blocks: int = 3):
+    def __init__(self, dim: int, blocks: int = 3, c_dim: int = 0):
         super().__init__()
+        self.c_dim = c_dim
         width = 3 * dim
         self.register_buffer("frequencies", torch.arange(1, FREQUENCIES + 1) * math.pi)
-        self.first = nn.Linear(dim + 2 * FREQUENCIES, width)
+        self.first = nn.Linear(dim + 2 * FREQUENCIES + c_dim, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
             for _ in range(blocks)
         )
         self.last = nn.Linear(width, dim)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         phase = t * self.frequencies
-        x = self.first(torch.cat([x, phase.sin(), phase.cos()], dim=1))
+        c = x.new_zeros(len(x), self.c_dim) if c is None else c
+        x = self.first(torch.cat([x, phase.sin(), phase.cos(), c], dim=1))
         for block in self.blocks:
             x = x + block(x)
         return self.last(F.silu(x))
 
-    def loss(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    def loss(self, latents: Tensor, noise: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """Flow matching: the velocity along the straight line from `noise` to `latents` [N, dim], at t."""
-        return (self(noise.lerp(latents, t), t) - (latents - noise)).square().mean()
+        return (self(noise.lerp(latents, t), t, c) - (latents - noise)).square().mean()
 
     @torch.no_grad()
-    def follow(self, x: Tensor, steps: int = HEUN_STEPS) -> Tensor:
-        """Where the flow takes noise x [N, dim], by Heun's method."""
+    def follow(
+        self, x: Tensor, steps: int = HEUN_STEPS, c: Tensor | None = None, guidance: float = 1.0
+    ) -> Tensor:
+        """Where the flow takes noise x [N, dim], by Heun's method.
+
+        guidance: how far the velocity goes from the unconditional one towards the one with c; above 1 it goes
+        beyond (classifier-free guidance, Ho and Salimans 2022).
+        """
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            conditional = self(x, t, c)
+            return conditional if guidance == 1 else self(x, t).lerp(conditional, guidance)
+
         for step in range(steps):
             t = torch.full_like(x[:, :1], step / steps)
-            slope = self(x, t)
-            x = x + (slope + self(x + slope / steps, t + 1 / steps)) / (2 * steps)
+            slope = velocity(x, t)
+            x = x + (slope + velocity(x + slope / steps, t + 1 / steps)) / (2 * steps)
         return x
 
 

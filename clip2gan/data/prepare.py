@@ -1,0 +1,218 @@
+"""Pictures with captions, in whatever layout people have them, into one zip to train on.
+
+The zip holds the pictures as PNG of one size, dataset.json with their captions (the format of
+`captions.py`), and, where a CLIP is given, embeddings.safetensors. Work that is done lies in a folder beside
+the zip until the zip is whole, so that a stopped preparation goes on where it was.
+"""
+
+import io
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import save
+
+from clip2gan.clip import ClipEncoder
+from clip2gan.data.captioned import EMBEDDINGS
+from clip2gan.data.captions import DATASET, Captions, read_captions
+from clip2gan.data.files import Files, open_files
+from clip2gan.data.pictures import decode, fit_square, is_picture, open_pictures, why_unreadable
+from clip2gan.data.samples import embed_pictures, embed_texts
+from stylegan2.files import atomic_path
+
+Resize = Literal["crop", "pad", "squash"]
+CHUNK = 256  # pictures that a process converts at a time, and that a stopped preparation loses at most
+PICTURES_PER_FOLDER = 1000
+DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold; a real one would change the bytes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """Settings of a preparation.
+
+    Attributes:
+        resolution: pixels a side.
+        resize: how a picture becomes a square: "crop" takes the middle, "pad" lays it on white, "squash"
+            stretches it.
+        any_script: keep captions in other scripts than Latin.
+        only_captioned: leave out pictures without a caption.
+    """
+
+    resolution: int = 64
+    resize: Resize = "crop"
+    any_script: bool = False
+    only_captioned: bool = False
+
+
+@dataclass
+class Prepared:
+    """What came of it: how many pictures and captions, and what was left out, reason -> examples."""
+
+    pictures: int
+    captions: int
+    uncaptioned: int
+    skipped: Captions = field(default_factory=Captions)
+
+
+def prepare(
+    source: str | Path,
+    target: Path,
+    settings: Preparation,
+    clip: ClipEncoder | None = None,
+    processes: int = 1,
+    progress: Callable[[Iterable, int], Iterable] = lambda items, total: items,
+) -> Prepared:
+    """Write the zip `target` of the pictures and captions at `source` (see `open_files`).
+
+    Args:
+        source: a folder, a zip, a tar or shards.
+        target: the zip; it appears whole or not at all.
+        settings: how.
+        clip: embeds pictures and captions, which are stored with them.
+        processes: that convert pictures.
+        progress: wraps the chunks of pictures.
+
+    Raises ValueError when no picture can be used, and what `open_files` raises.
+    """
+    files = open_files(source)
+    captions = read_captions(files, settings.any_script)
+    names = sorted(name for name in files.names if is_picture(name))
+    if settings.only_captioned:
+        names = [name for name in names if name in captions.of]
+    if not names:
+        raise ValueError(f"{source}: no pictures in it" + (" with captions" * settings.only_captioned))
+    work = _work_folder(target, files, settings, names)
+    chunks = [(str(source), settings, names[i : i + CHUNK], work) for i in range(0, len(names), CHUNK)]
+    if processes > 1 and len(chunks) > 1:
+        with multiprocessing.get_context("spawn").Pool(min(processes, len(chunks))) as pool:
+            done = list(progress(pool.imap(_convert, chunks), len(chunks)))
+    else:
+        done = list(progress(map(_convert, chunks), len(chunks)))
+
+    kept: list[str] = []
+    for (_, _, part, _), failed in zip(chunks, done, strict=True):
+        for name, reason in failed.items():
+            captions.skip("pictures that cannot be read", f"{name} ({reason})")
+        kept += [name for name in part if name not in failed]
+    if not kept:
+        raise ValueError(f"{source}: none of {len(names)} pictures can be read: {captions.summary()[-1]}")
+    texts = [captions.of.get(name, []) for name in kept]
+    stored = _assemble(target, work, [_chunk_file(work, part) for _, _, part, _ in chunks], kept, texts, clip)
+    shutil.rmtree(work)
+    log.info("%s: %d bytes", target, stored)
+    return Prepared(len(kept), sum(map(len, texts)), sum(not each for each in texts), captions)
+
+
+def to_square(picture: Image.Image, resolution: int, resize: Resize) -> Image.Image:
+    """`picture` at `resolution` x `resolution`, antialiased."""
+    if resize == "crop":
+        return fit_square(picture, resolution)
+    size = (resolution, resolution)
+    if resize == "squash":
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    return ImageOps.pad(picture, size, Image.Resampling.LANCZOS, color="white")
+
+
+def _work_folder(target: Path, files: Files, settings: Preparation, names: list[str]) -> Path:
+    """The folder of the work that is done; emptied if it was of another source or other settings."""
+    folder = target.with_name(f"{target.name}.part")
+    plan = {
+        **asdict(settings),
+        "source": files.source,
+        "names": sha256("\n".join(names).encode()).hexdigest(),
+    }
+    plan_file = folder / "plan.json"
+    if not plan_file.is_file() or json.loads(plan_file.read_text(encoding="utf-8")) != plan:
+        shutil.rmtree(folder, ignore_errors=True)
+        with atomic_path(plan_file) as temporary:
+            temporary.write_text(json.dumps(plan), encoding="utf-8")
+    return folder
+
+
+def _chunk_file(work: Path, names: list[str]) -> Path:
+    return work / f"{sha256(names[0].encode()).hexdigest()[:16]}.zip"
+
+
+def _convert(chunk: tuple[str, Preparation, list[str], Path]) -> dict[str, str]:
+    """Write a chunk's pictures to a zip of their own, unless it is there; which failed, and why."""
+    source, settings, names, work = chunk
+    path = _chunk_file(work, names)
+    failures = path.with_suffix(".json")
+    if path.is_file() and failures.is_file():
+        return json.loads(failures.read_text(encoding="utf-8"))
+    files = _opened(source)
+    failed: dict[str, str] = {}
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for number, name in enumerate(names):
+            try:
+                picture = to_square(decode(files.read(name)), settings.resolution, settings.resize)
+            except Exception as error:  # decoders raise almost anything on a broken file
+                failed[name] = why_unreadable(error)
+                continue
+            png = io.BytesIO()
+            picture.save(png, "PNG")
+            archive.writestr(f"{number:04d}.png", png.getvalue())
+    with atomic_path(failures) as temporary:
+        temporary.write_text(json.dumps(failed), encoding="utf-8")
+    return failed
+
+
+@cache
+def _opened(source: str) -> Files:
+    """A process opens its source once."""
+    return open_files(source)
+
+
+def _assemble(
+    target: Path,
+    work: Path,
+    chunks: list[Path],
+    names: list[str],
+    captions: list[list[str]],
+    clip: ClipEncoder | None,
+) -> int:
+    """Put the chunks' pictures, the captions and the embeddings into the zip; its size in bytes."""
+    pictures_only = work / "pictures.zip"
+    records = []
+    with atomic_path(pictures_only) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for chunk in chunks:
+            with zipfile.ZipFile(chunk) as part:
+                for member in sorted(part.namelist()):
+                    index = len(records)
+                    file = f"{index // PICTURES_PER_FOLDER:05d}/img{index:08d}.png"
+                    archive.writestr(zipfile.ZipInfo(file, DATE), part.read(member))
+                    texts = [{"text": text} for text in captions[index]]
+                    records.append({"file": file, "name": names[index], "captions": texts})
+    about: dict[str, object] = {"pictures": records}
+    embeddings = None
+    if clip is not None:
+        about["clip"] = clip.fingerprint()
+        with Image.open(io.BytesIO(zipfile.ZipFile(pictures_only).read(records[0]["file"]))) as first:
+            resolution = first.width
+        pictures = open_pictures(pictures_only, resolution)
+        images = embed_pictures(pictures, clip, work / "image-embeddings")
+        flat = [text for texts in captions for text in texts]
+        texts = embed_texts(flat, clip, work / "text-embeddings") if flat else images[:0]
+        embeddings = save({"images": images.to(torch.float16), "texts": texts.to(torch.float16)})
+    with atomic_path(target) as temporary:
+        shutil.copyfile(pictures_only, temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            info = zipfile.ZipInfo(DATASET, DATE)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, json.dumps(about, ensure_ascii=False, separators=(",", ":")))
+            if embeddings is not None:
+                archive.writestr(zipfile.ZipInfo(EMBEDDINGS, DATE), embeddings)
+    return os.path.getsize(target)

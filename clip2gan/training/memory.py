@@ -1,0 +1,65 @@
+"""Batches that fit in memory: measured, not guessed."""
+
+import json
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from stylegan2.files import atomic_path
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has held so far, on the device or, for a CPU, in all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def largest_part(
+    trial: Callable[[int], None],
+    batch: int,
+    gigabytes: float,
+    later: int,
+    device: torch.device,
+    record: Path,
+) -> int:
+    """The largest part of a batch whose trial step stays below a limit; the parts of a batch are equal.
+
+    Args:
+        trial: computes a step with a part of this many pictures.
+        batch: pictures of a whole one.
+        gigabytes: the limit, 1e9 bytes each.
+        later: bytes that a real step will need besides (an optimizer's moments).
+        device: where.
+        record: a JSON file that keeps the choice, so that a run goes on with the same parts.
+
+    Raises ValueError when the smallest part is above the limit already.
+    """
+    if record.is_file():
+        return int(json.loads(record.read_text(encoding="utf-8"))["part"])
+    sizes = [size for size in range(1, batch + 1) if batch % size == 0 and (size > 1 or batch == 1)]
+    peaks: dict[int, float] = {}
+    chosen = 0
+    for size in sizes:
+        if len(peaks) > 1:  # a straight line through the last two tells whether the next one will do
+            (smaller, low), (larger, high) = list(peaks.items())[-2:]
+            if high + (high - low) / (larger - smaller) * (size - larger) > gigabytes:
+                break
+        trial(size)
+        peaks[size] = (peak_memory(device) + later) / 1e9
+        if peaks[size] > gigabytes:
+            break
+        chosen = size
+    if not chosen:
+        needed = peaks[sizes[0]]
+        raise ValueError(
+            f"{sizes[0]} pictures at once need {needed:.1f} GB, --max-memory is {gigabytes:g} GB; "
+            "give more, a lower --resolution or a smaller CLIP"
+        )
+    with atomic_path(record) as temporary:
+        temporary.write_text(json.dumps({"part": chosen, "gigabytes": peaks, "limit": gigabytes}) + "\n")
+    return chosen
