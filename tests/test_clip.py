@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import CLIP_CONFIG, PREPROCESSING
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -19,7 +20,6 @@ from PIL import Image
 
 from clip2gan.clip import CONFIG_NAME, WEIGHTS_NAME, ClipEncoder, save_local_dir
 from clip2gan.evaluation.avatars import groups
-from tests.conftest import CLIP_CONFIG, PREPROCESSING
 from tools import domain
 
 SIZE = CLIP_CONFIG["vision_cfg"]["image_size"]
