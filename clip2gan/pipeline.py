@@ -21,6 +21,7 @@ from torch import Tensor
 from clip2gan import __version__
 from clip2gan.bundle import Bundle, load_bundle
 from clip2gan.data.pictures import fit_square
+from clip2gan.data.samples import draw_samples
 from clip2gan.defaults import NEUTRAL, TRUNCATION
 from clip2gan.devices import resolve_device
 from clip2gan.editing.directions import (
@@ -36,12 +37,13 @@ from clip2gan.editing.inversion import InversionConfig, TuningConfig, invert, ps
 from clip2gan.editing.strength import Choice, identity, least_strengths
 from clip2gan.losses import feature_distance
 from clip2gan.mappers.own import OwnMapping
+from stylegan2.checkpoints.download import cache_folder
 from stylegan2.generator import set_precision, truncate
 
 Source = Literal["invert", "encoder", "clip"]
 
 LOCALITIES = (LOCALITY, 0.7)  # the second where the first does not bring CLIP to agree
-MEMORY_SAMPLES = 1024  # pictures drawn for comparison, where a gap remembers none
+MEMORY_SAMPLES = 512  # pictures drawn for comparison, where a gap remembers none
 BATCH_PIXELS = 2**18  # pixels of the pictures that are in memory at once
 
 
@@ -508,20 +510,15 @@ class Clip2Gan:
 
     @cached_property
     def memory(self) -> Memory:
-        """Pictures to compare with: those that the gap remembers, or else samples of the generator."""
+        """Pictures to compare with: those that the gap remembers, or else samples of the generator.
+
+        Samples are drawn on first use and kept in the user's cache.
+        """
         remembered = getattr(self.gap, "memory", None)
         if remembered is None:
-            remembered = self._sampled_embeddings()
+            folder = cache_folder().with_name("clip2gan") / "samples" / self.bundle.fingerprint[:16]
+            remembered = draw_samples(self.generator, self.clip, MEMORY_SAMPLES, 0, folder).embeddings
         return Memory(remembered.to(self.w_avg), self.clip.logit_scale)
-
-    @torch.no_grad()
-    def _sampled_embeddings(self) -> Tensor:
-        random = torch.Generator().manual_seed(0)
-        rows = []
-        for _ in range(MEMORY_SAMPLES):
-            z = torch.randn(1, self.generator.config.z_dim, generator=random).to(self.device)
-            rows.append(self._embed(self.generator.mapping(z, self.generator.draw_labels(1, random))))
-        return torch.cat(rows)
 
     @torch.no_grad()
     def _embed(self, ws: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from clip2gan.clip import ClipEncoder
 from clip2gan.editing.attributes import parse_attributes, parse_sweep
 from clip2gan.editing.directions import (
     Course,
@@ -29,7 +31,7 @@ from clip2gan.editing.inversion import (
     save_latents,
 )
 from clip2gan.editing.strength import FACTORS, identity, least_strengths
-from clip2gan.pipeline import Clip2Gan, Directions
+from clip2gan.pipeline import Clip2Gan, Directions, load
 
 
 @pytest.mark.parametrize(
@@ -240,6 +242,20 @@ def test_the_clip_route_maps_the_difference_of_texts(tiny: Clip2Gan) -> None:
     expected = ws + tiny.mapper(moved) - tiny.mapper(e)
     found = tiny.change(ws, {"hat": 0.5}, Directions(method="clip")).ws
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_gap_without_memory_compares_with_samples(
+    tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("clip2gan.pipeline.MEMORY_SAMPLES", 40)
+    model = load(str(make_bundle(tmp_path / "model", tiny_clip, gap="none")), device="cpu")
+    ws = model.estimate(Image.new("RGB", (32, 32), "teal"))
+    change = model.change(ws, {"hat": 1.0})
+    assert model.memory.embeddings.shape == (40, 16)
+    assert change.moved > 0
+    again = load(str(tmp_path / "model"), device="cpu")  # from the cache this time
+    assert torch.equal(again.memory.embeddings, model.memory.embeddings)
 
 
 def test_the_neutral_text_itself_changes_nothing(tiny: Clip2Gan) -> None:

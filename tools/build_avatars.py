@@ -5,6 +5,7 @@
 takes the bundles that `clip2gan train-mapper` wrote, stores the weights in 16 bit, and writes the model card
 with the licences and, where given, the figures of `tools.measure_avatars`. The first bundle gives generator,
 CLIP, gap and the default mapper; the others, of the same generator and CLIP, add their mappers.
+With --encoder it adds one of `clip2gan train-encoder`; otherwise that of the first bundle, if any, is kept.
 With --gan it also keeps that run's generator and encoder in tools/avatars_gan.safetensors, from which
 `clip2gan train-gan --init` goes on.
 """
@@ -25,6 +26,7 @@ from clip2gan.bundle import (
     write_bundle,
 )
 from clip2gan.data.samples import weights_fingerprint
+from clip2gan.editing.encoder import load_encoder
 from stylegan2.files import save_tensors
 from stylegan2.runs import RunFolder
 from stylegan2.training import averaged_networks
@@ -80,6 +82,11 @@ def check_parts(bundle: Bundle, other: Bundle) -> None:
     help="Figures for the model card.",
 )
 @click.option(
+    "--encoder",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An encoder.safetensors to take.",
+)
+@click.option(
     "--gan",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="The generator's run, to keep its state.",
@@ -90,7 +97,9 @@ def check_parts(bundle: Bundle, other: Bundle) -> None:
     default=BUNDLED / "avatars",
     help="Where to write.  [default: in place]",
 )
-def main(sources: tuple[str, ...], measured: Path | None, gan: Path | None, out: Path) -> None:
+def main(
+    *, sources: tuple[str, ...], measured: Path | None, encoder: Path | None, gan: Path | None, out: Path
+) -> None:
     try:
         bundle, *others = [loaded for source in sources for loaded in load_all(source)]
         mappers = dict(bundle.mappers)
@@ -103,7 +112,10 @@ def main(sources: tuple[str, ...], measured: Path | None, gan: Path | None, out:
             licences=LICENCES,
             figures=read_figures(measured) if measured else (),
         )
-        write_bundle(out, bundle.generator, bundle.clip, mappers, bundle.gap, info=info, half=True)
+        taken = bundle.encoder if encoder is None else load_encoder(encoder)
+        write_bundle(
+            out, bundle.generator, bundle.clip, mappers, bundle.gap, info=info, half=True, encoder=taken
+        )
         if gan is not None:
             config = json.loads((gan / "config.json").read_text(encoding="utf-8"))
             checkpoint = RunFolder.open(gan, config).latest()
