@@ -22,15 +22,15 @@ from torch import Tensor
 
 import clip2gan
 from clip2gan.pipeline import Clip2Gan, Directions
-from tools.captions import matches
 from tools.dataset import Avatars
-from tools.judge import Judge
 from tools.measure_avatars import (
     Edit,
+    Judge,
     choose_edits,
     first,
     judged,
     kept,
+    matches,
     mean,
     read_json,
     read_renders,
