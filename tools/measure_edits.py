@@ -27,10 +27,12 @@ from clip2gan.pipeline import Clip2Gan, Directions
 from tools.dataset import Avatars
 from tools.measure_avatars import (
     Edit,
+    Judge,
     choose_edits,
     first,
     judged,
     kept,
+    matches,
     mean,
     read_json,
     read_renders,

@@ -102,7 +102,7 @@ class EncoderTraining:
 
 
 PRESETS: dict[str, EncoderTraining] = {
-    # Half an hour on one core; small, because it comes with the package.
+    # Half an hour on one core; small, so that it fits into the package.
     "avatars": EncoderTraining(
         channel_base=1024, channel_max=64, steps=3000, batch=24, lr=2e-3, precision="bf16"
     ),
