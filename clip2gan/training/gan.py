@@ -117,7 +117,7 @@ class GanTraining:
 
 
 PRESETS: dict[str, GanTraining] = {
-    # From the avatars' generator and encoder: an hour and a half on two cores.
+    # From the avatars' generator and encoder: about an hour of a core.
     "avatars": GanTraining(
         steps=4000,
         batch=16,
