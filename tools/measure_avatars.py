@@ -154,7 +154,7 @@ def choose_edits(renders: Avatars, edits: Sequence[Mapping[str, str]], seed: int
 def measure_edits(
     model: Clip2Gan, judge: Judge, renders: Avatars, edits: Sequence[Edit], source: str
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Edit each render at strength 1; `source` is invert or clip.
+    """Edit each render at the strength that CLIP finds sufficient; `source` is invert or clip.
 
     Returns the shares of edits whose target appears, of unnamed attributes that stay as judged on the
     original and as judged on its inversion, and of attributes that the inversion kept.
@@ -164,7 +164,7 @@ def measure_edits(
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         ws = model.invert(picture) if source == "invert" else model.estimate(picture)
         inverted.append(model.synthesize(ws))
-        edited.append(model.edit(ws, {edit.text: 1.0}))
+        edited.append(model.edit(ws, {edit.text: 1.0}, strength="auto"))
     original, start, end = (
         judged(judge, images) for images in (to_unit(renders.images), stack(inverted), stack(edited))
     )

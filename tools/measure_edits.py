@@ -27,12 +27,10 @@ from clip2gan.pipeline import Clip2Gan, Directions
 from tools.dataset import Avatars
 from tools.measure_avatars import (
     Edit,
-    Judge,
     choose_edits,
     first,
     judged,
     kept,
-    matches,
     mean,
     read_json,
     read_renders,
