@@ -236,7 +236,7 @@ WRITERS = {
 @pytest.fixture
 def train(run: Run, tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("clip2gan.training.mapper.PREVIEWS", 1)
-    monkeypatch.setattr("clip2gan.training.mapper.PREVIEW_PROMPTS", 2)
+    monkeypatch.setattr("clip2gan.training.validation.PREVIEW_PROMPTS", 2)
     settings = {"samples": 20, "warmup_steps": 2, "warmup_batch": 4, "mapper_settings.width": 8}
     options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     options += [
@@ -296,7 +296,7 @@ def test_config_f_at_1024_px_with_a_full_clip(run: Run, tmp_path, monkeypatch):
     import open_clip
 
     monkeypatch.setattr("clip2gan.training.mapper.PREVIEWS", 1)
-    monkeypatch.setattr("clip2gan.training.mapper.PREVIEW_PROMPTS", 1)
+    monkeypatch.setattr("clip2gan.training.validation.PREVIEW_PROMPTS", 1)
     generator = files.make(GeneratorConfig(num_fp16_res=4, conv_clamp=256))
     path = files.write(tmp_path / "f.pkl", files.nvidia(generator))
     del generator

@@ -17,6 +17,7 @@ from PIL import Image
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import Captioned, open_captioned
 from clip2gan.gap import TextSide, load_gap
+from clip2gan.memory import PeakMemory
 from clip2gan.pipeline import load
 from clip2gan.training import text_mapping
 from clip2gan.training.gan import GanTraining, guidance, mismatched, settings_of, train_conditional
@@ -224,9 +225,7 @@ def test_the_largest_part_that_fits_is_measured_and_kept(tmp_path: Path) -> None
     def trial(size: int) -> None:
         held[:] = [bytearray(os.urandom(1 << 20) * (40 * size))]
 
-    from clip2gan.training.memory import peak_memory
-
-    limit = peak_memory(CPU) / 1e9 + 0.25
+    limit = PeakMemory(CPU).gigabytes() + 0.25
     record = tmp_path / "memory.json"
     part = largest_part(trial, 32, limit, 0, CPU, record)
     assert part in (2, 4)

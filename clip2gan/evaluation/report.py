@@ -16,9 +16,9 @@ from clip2gan.defaults import NEUTRAL
 from clip2gan.evaluation.attributes import Claims, Verdicts, judged, kept, named, others_kept, variety
 from clip2gan.evaluation.inception import inception_distances
 from clip2gan.evaluation.judge import Judge
-from clip2gan.evaluation.memory import PeakMemory
 from clip2gan.evaluation.metrics import clip_score, diversity, frechet_distance, r_precision
 from clip2gan.images import contact_sheet
+from clip2gan.memory import PeakMemory
 from clip2gan.perceptual import Distance
 from clip2gan.pipeline import Clip2Gan, to_tensor
 

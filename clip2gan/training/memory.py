@@ -1,22 +1,13 @@
 """Batches that fit in memory: measured, not guessed."""
 
 import json
-import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from clip2gan.memory import PeakMemory
 from stylegan2.files import atomic_path
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has held so far, on the device or, for a CPU, in all."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def largest_part(
@@ -49,8 +40,9 @@ def largest_part(
             (smaller, low), (larger, high) = list(peaks.items())[-2:]
             if high + (high - low) / (larger - smaller) * (size - larger) > gigabytes:
                 break
+        memory = PeakMemory(device)
         trial(size)
-        peaks[size] = (peak_memory(device) + later) / 1e9
+        peaks[size] = memory.gigabytes() + later / 1e9
         if peaks[size] > gigabytes:
             break
         chosen = size

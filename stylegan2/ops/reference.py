@@ -118,7 +118,7 @@ def upfirdn2d(
 
     x = F.pad(x.reshape(n, c, height, 1, width, 1), [0, up_x - 1, 0, 0, 0, up_y - 1])
     x = x.reshape(n, c, height * up_y, width * up_x)
-    x = F.pad(x, [left, right, top, bottom])  # F.pad crops where the amount is negative
+    x = _padded(x, left, right, top, bottom)
     if f is None:
         x = x * gain
     else:
@@ -127,6 +127,13 @@ def upfirdn2d(
         for part in [kernel] if f.ndim == 2 else [kernel[None, :], kernel[:, None]]:
             x = F.conv2d(x, part.expand(c, 1, *part.shape), groups=c)
     return x[:, :, ::down_y, ::down_x]
+
+
+def _padded(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """`x` with zeros around it, and cropped where the amount is negative: by more than it has, too."""
+    x = F.pad(x, [max(amount, 0) for amount in (left, right, top, bottom)])
+    height, width = x.shape[2:]
+    return x[:, :, max(-top, 0) : height - max(-bottom, 0), max(-left, 0) : width - max(-right, 0)]
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
