@@ -60,9 +60,8 @@ def prompt_sheet(model: Clip2Gan) -> Image.Image:
 
 def sample_sheet(model: Clip2Gan) -> Image.Image:
     """64 random latents, without truncation."""
-    z = torch.randn(64, model.generator.config.z_dim, generator=torch.Generator().manual_seed(0))
-    ws = model.generator.mapping(z.to(model.device))
-    return contact_sheet([model.synthesize(each[None]) for each in ws], 16)
+    ws = model.random_ws(64, torch.Generator().manual_seed(0))
+    return contact_sheet([model.synthesize(each) for each in ws.split(1)], 16)
 
 
 def edit_sheet(model: Clip2Gan, pictures: Sequence[Image.Image]) -> Image.Image:

@@ -205,8 +205,7 @@ def sample_pictures(model: Clip2Gan, num: int, batch: int = 100) -> Tensor:
     random = torch.Generator().manual_seed(0)
     pictures = []
     for start in bar(range(0, num, batch), "samples"):
-        z = torch.randn(min(batch, num - start), model.generator.config.z_dim, generator=random)
-        ws = model.generator.mapping(z.to(model.device))
+        ws = model.random_ws(min(batch, num - start), random)
         images = judge_size(model.generator.synthesis(ws, noise_mode="const").cpu())
         pictures.append(((images + 1) * 127.5).round().to(torch.uint8))
     return torch.cat(pictures)

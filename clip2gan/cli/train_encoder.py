@@ -34,7 +34,7 @@ The same command goes on where it was stopped. The folder holds config.json, log
 @click.option(
     "--data",
     multiple=True,
-    metavar="sampled|DIR|ZIP",
+    metavar="sampled|DIR|ZIP|SHARDS",
     help="Pictures to learn from: drawn from the generator, or given; several are mixed.  [default: sampled]",
 )
 @click.option("--preset", help="Settings to start from: avatars or large.  [default: by the model]")

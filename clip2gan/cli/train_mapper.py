@@ -58,7 +58,7 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
 @click.option(
     "--data",
     multiple=True,
-    metavar="sampled|DIR|ZIP",
+    metavar="sampled|DIR|ZIP|SHARDS",
     help="What is reconstructed: pictures drawn from the generator, or given; several are mixed.  "
     "[default: sampled]",
 )

@@ -213,9 +213,7 @@ def _attributes(
     random = torch.Generator().manual_seed(protocol.seed)
     samples: Verdicts = []
     for _ in range(VARIETY_DRAWS):
-        z = torch.randn(protocol.num, model.generator.config.z_dim, generator=random).to(model.device)
-        c = model.generator.draw_labels(protocol.num, random)
-        ws = model.generator.mapping(z, c, truncation_psi=protocol.truncation)
+        ws = model.random_ws(protocol.num, random, protocol.truncation)
         samples += judged(judge, model.generator.synthesis(ws, noise_mode="const").cpu())
     return {"named": named(protocol.claims, seen), "variety": variety(protocol.claims, seen, samples)}
 
