@@ -263,18 +263,20 @@ class Knn(MeanShift):
 class Posterior(SoftMemory):
     """A remembered picture that CLIP finds described by the text, led nearer to the text.
 
-    The probability of picture i is softmax_i(sharpness * cos(memory_i, text)), which is what CLIP is trained
-    to make the posterior of a picture given a text; all that the text does not name comes from the picture
-    that is drawn. In the posterior's mean what is named stays and all else averages out. So the direction
-    from the mean of all pictures to it is that of the text among pictures (the text's own embedding points
-    out of their cone), and the picture moves along it, the least distance that brings it at least `guidance`
-    times as far as the posterior's mean.
-
-    With spread and guidance 0 this is `SoftMemory`.
+    CLIP is trained to make softmax_i(sharpness * cos(memory_i, text)) the posterior of picture i given a
+    text. Among the pictures that show what is named, it prefers those that are most typical of it; so all
+    pictures whose cosine is not more than `reach` standard deviations under the posterior's mean are made
+    equally probable, and the others less by the same softmax. All that the text does not name comes from the
+    picture that is drawn. In the mean of these pictures what is named stays and all else averages out. So the
+    direction from the mean of all pictures to it is that of the text among pictures (the text's own embedding
+    points out of their cone), and the picture moves along it, the least distance that brings it at least
+    `guidance` times as far as their mean.
 
     Attributes:
         mean_image: [D], mean embedding of the training pictures.
         sharpness: larger ones draw from fewer pictures, nearer to the text; CLIP's logit scale or more.
+        reach: larger ones draw from more pictures, so that what is not named varies more; -100 leaves the
+            posterior as it is.
         spread: how far from the posterior's mean an answer starts, in parts of its picture's distance.
         guidance: larger ones say the text more clearly, and everything else less.
         edit_sharpness: of `map_text`, which is less sharp, so as to average over more pictures.
@@ -284,6 +286,7 @@ class Posterior(SoftMemory):
     kind = "posterior"
     is_random = True
     mean_image: Tensor
+    reach: float = 2.0
     spread: float = 1.0
     guidance: float = 2.0
     edit_sharpness: float = 30.0
@@ -301,6 +304,13 @@ class Posterior(SoftMemory):
         mean = ws.mean(0)
         described = (probabilities @ ws.flatten(1)).unflatten(1, ws.shape[1:])
         return mean + self.edit_guidance * (described - mean)
+
+    def _probabilities(self, e_text: Tensor, memory: Tensor) -> Tensor:
+        cosines = e_text @ memory.T
+        posterior = (self.sharpness * cosines).softmax(1)
+        mean = (posterior * cosines).sum(1, keepdim=True)
+        std = (posterior * (cosines - mean).square()).sum(1, keepdim=True).sqrt()
+        return (self.sharpness * (cosines - (mean - self.reach * std)).clamp(max=0)).softmax(1)
 
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
         memory = self.memory.to(e_text)

@@ -187,7 +187,8 @@ class Clip2Gan:
             texts: one or several; what is beyond CLIP's context is cut.
             num: pictures of each text; picture i uses seed + i.
             seed: of the first picture.
-            truncation: psi; 1 leaves the latents as they are, 0 gives the average picture.
+            truncation: psi; 1 leaves the latents as they are, 0 gives the average picture (of the text, where
+                the gap draws different ones).
             rerank: candidates for each picture, of which CLIP picks the one nearest to the text.
             style: ws [1, num_ws, w_dim] that give the fine layers (see `style`).
 
@@ -539,11 +540,12 @@ class Clip2Gan:
         return isinstance(self.mapper, OwnMapping)
 
     def _center(self, prompt: Prompt) -> Tensor:
-        """Where truncation pulls to: the mean latent, or, where the generator takes texts, the text's own.
+        """Where truncation pulls to: the middle of a text's own pictures, where they differ around one.
 
-        That of each class is the better one for conditional generators (Sauer et al. 2022, StyleGAN-XL).
+        The mean latent of all pictures, to which it pulls otherwise, would take away what the text names (as
+        the mean of all classes does in conditional generators: Sauer et al. 2022, StyleGAN-XL).
         """
-        if not self.takes_texts:
+        if not (self.takes_texts or (prompt.is_text and self.gap.is_random)):
             return self.w_avg
         e = prompt.embedding
         return self.mapper(self.gap.center(e) if prompt.is_text else self.gap.from_image(e))

@@ -163,12 +163,29 @@ def test_farthest_points():
 
 
 FREE = -100.0  # a guidance that moves nothing
+STEEP = -100.0  # a reach that leaves CLIP's posterior as it is
 
 
 def posterior(**changes: float) -> Posterior:
     gap = fitted("posterior")
     assert isinstance(gap, Posterior)
-    return dataclasses.replace(gap, **{"spread": 1.0, **changes})
+    return dataclasses.replace(gap, **{"spread": 1.0, "reach": STEEP, **changes})
+
+
+@settings(deadline=None, max_examples=20)
+@given(reach=st.floats(-1, 3), sharpness=st.floats(5, 50))
+def test_pictures_within_reach_are_equally_probable(reach: float, sharpness: float):
+    gap = posterior(sharpness=sharpness, reach=reach, guidance=FREE)
+    memory = gap.memory.float()
+    cosines = (TEXT[0] @ memory.T).double()
+    plain = (sharpness * cosines).softmax(0)
+    mean = (plain * cosines).sum()
+    floor = mean - reach * (plain * (cosines - mean) ** 2).sum().sqrt()
+    answers = gap.to_image(TEXT[:1], 4000, torch.Generator().manual_seed(0))[0]
+    drawn = (answers @ F.normalize(memory, dim=-1).T).argmax(1).bincount(minlength=len(memory)) / 4000
+    within = cosines >= floor
+    weights = torch.where(within, 1.0, (sharpness * (cosines - floor)).exp())
+    assert (drawn - weights / weights.sum()).abs().max() < 0.04
 
 
 def test_posterior_draws_remembered_pictures_as_often_as_clip_says():

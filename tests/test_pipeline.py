@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import make_bundle
 from PIL import Image
 
 import clip2gan
+from clip2gan.clip import ClipEncoder
 from clip2gan.pipeline import Clip2Gan, candidate_seed, load, to_picture, to_tensor
 
 
@@ -37,10 +39,20 @@ def test_loading_again_gives_the_same_bytes(tiny: Clip2Gan, tiny_bundle: Path, t
     assert again.provenance()["fingerprint"] == tiny.provenance()["fingerprint"]
 
 
-def test_truncation_zero_is_the_average_picture(tiny: Clip2Gan) -> None:
+def test_truncation_pulls_to_the_average_picture(tiny_clip: ClipEncoder, tmp_path: Path) -> None:
+    model = load(str(make_bundle(tmp_path / "shift", tiny_clip, gap="shift")), device="cpu")
+    average = model.synthesize(model.w_avg.expand(1, model.generator.num_ws, -1))
+    assert all(same(image, average) for image in model.generate(["a", "b"], truncation=0.0))
+    assert not same(model.generate("a", truncation=1.0)[0], average)
+
+
+def test_truncation_pulls_to_a_texts_own_average_where_its_pictures_differ(tiny: Clip2Gan) -> None:
+    one, again, other = (*tiny.generate("a", num=2, truncation=0.0), *tiny.generate("b", truncation=0.0))
+    assert same(one, again)
+    assert not same(one, other)
+    # A picture's variations are pulled to the average of all pictures.
     average = tiny.synthesize(tiny.w_avg.expand(1, tiny.generator.num_ws, -1))
-    assert all(same(image, average) for image in tiny.generate(["a", "b"], truncation=0.0))
-    assert not same(tiny.generate("a", truncation=1.0)[0], average)
+    assert same(tiny.vary(one, truncation=0.0)[0], average)
 
 
 def test_rerank_picks_by_clip_and_never_loses(tiny: Clip2Gan) -> None:
@@ -62,8 +74,9 @@ def test_style_replaces_the_fine_half_of_the_layers(tiny: Clip2Gan) -> None:
     assert style.shape == (1, tiny.generator.num_ws, 8)
     assert torch.equal(style, tiny.style(9))
     assert not same(tiny.draw(prompt, 1, style=style), tiny.draw(prompt, 1))
-    # At truncation 0 the coarse layers are the average's, so only the style's fine ones are left to differ.
+    # At truncation 0 the coarse layers are an average's, so only the style's fine ones are left to differ.
     half = tiny.generator.num_ws // 2
+    prompt = tiny.prompt(Image.new("RGB", (32, 32)))
     average = tiny.w_avg.expand(1, half, -1)
     expected = tiny.synthesize(torch.cat([average, style[:, half:]], dim=1))
     assert same(tiny.draw(prompt, 1, truncation=0.0, style=style), expected)

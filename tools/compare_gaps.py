@@ -52,10 +52,12 @@ def remedies(own: Gap, images: Tensor, texts: Tensor, *, grid: bool) -> dict[str
     posterior = fit_gap("posterior", images, texts)
     assert isinstance(posterior, Posterior)
     return {
-        f"posterior sharpness {sharpness} guidance {guidance}": dataclasses.replace(
-            posterior, sharpness=sharpness, guidance=guidance
+        f"posterior sharpness {sharpness} reach {reach} guidance {guidance}": dataclasses.replace(
+            posterior, sharpness=sharpness, reach=reach, guidance=guidance
         )
-        for sharpness, guidance in product((25, 40, 60, 100), (0.0, 1.25, 1.5, 2.0, 2.5))
+        for sharpness, reach, guidance in product(
+            (40, 60, 100, 150), (-100.0, 1.0, 2.0), (1.25, 1.5, 2.0, 2.5)
+        )
     }
 
 

@@ -48,7 +48,7 @@ GRID = "grid.png"
     type=Finite(0, 2),
     default=TRUNCATION,
     show_default=True,
-    help="Below 1: plainer and safer pictures; 0 is the average one.",
+    help="Below 1: plainer and safer pictures; 0 is the average one of the text.",
 )
 @click.option(
     "--rerank",
