@@ -35,7 +35,9 @@ from torch import Tensor
 
 from stylegan2.files import load_tensors, save_tensors
 
-MEMORY_SIZE = 16384  # embeddings that `knn` and `posterior` remember
+MEMORY_SIZE = 12288  # embeddings that `knn` and `posterior` remember
+POSTERIOR_SHARPNESS = 2.4  # of `posterior`, and in an edit, in units of CLIP's logit scale
+EDIT_SHARPNESS = 1.2
 EDIT_MEMORY = 4096  # of them, that `posterior` maps for an edit
 
 
@@ -263,20 +265,19 @@ class Knn(MeanShift):
 class Posterior(SoftMemory):
     """A remembered picture that CLIP finds described by the text, led nearer to the text.
 
-    CLIP is trained to make softmax_i(sharpness * cos(memory_i, text)) the posterior of picture i given a
-    text. Among the pictures that show what is named, it prefers those that are most typical of it; so all
-    pictures whose cosine is not more than `reach` standard deviations under the posterior's mean are made
-    equally probable, and the others less by the same softmax. All that the text does not name comes from the
-    picture that is drawn. In the mean of these pictures what is named stays and all else averages out. So the
-    direction from the mean of all pictures to it is that of the text among pictures (the text's own embedding
-    points out of their cone), and the picture moves along it, the least distance that brings it at least
-    `guidance` times as far as their mean.
+    The probability of picture i is softmax_i(sharpness * cos(memory_i, text)), which is what CLIP is trained
+    to make the posterior of a picture given a text; all that the text does not name comes from the picture
+    that is drawn. In the posterior's mean what is named stays and all else averages out. So the direction
+    from the mean of all pictures to it is that of the text among pictures (the text's own embedding points
+    out of their cone), and the picture moves along it, the least distance that brings it at least `guidance`
+    times as far as the posterior's mean.
+
+    With spread and guidance 0 this is `SoftMemory`.
 
     Attributes:
         mean_image: [D], mean embedding of the training pictures.
-        sharpness: larger ones draw from fewer pictures, nearer to the text; CLIP's logit scale or more.
-        reach: larger ones draw from more pictures, so that what is not named varies more; -100 leaves the
-            posterior as it is.
+        sharpness: larger ones draw from fewer pictures, nearer to the text. CLIP's own posterior has its
+            logit scale.
         spread: how far from the posterior's mean an answer starts, in parts of its picture's distance.
         guidance: larger ones say the text more clearly, and everything else less.
         edit_sharpness: of `map_text`, which is less sharp, so as to average over more pictures.
@@ -286,10 +287,9 @@ class Posterior(SoftMemory):
     kind = "posterior"
     is_random = True
     mean_image: Tensor
-    reach: float = 2.0
     spread: float = 1.0
-    guidance: float = 2.0
-    edit_sharpness: float = 30.0
+    guidance: float = 1.5
+    edit_sharpness: float
     edit_guidance: float = 2.25
 
     def map_text(self, e_text: Tensor, mapper: Callable[[Tensor], Tensor]) -> Tensor:
@@ -304,13 +304,6 @@ class Posterior(SoftMemory):
         mean = ws.mean(0)
         described = (probabilities @ ws.flatten(1)).unflatten(1, ws.shape[1:])
         return mean + self.edit_guidance * (described - mean)
-
-    def _probabilities(self, e_text: Tensor, memory: Tensor) -> Tensor:
-        cosines = e_text @ memory.T
-        posterior = (self.sharpness * cosines).softmax(1)
-        mean = (posterior * cosines).sum(1, keepdim=True)
-        std = (posterior * (cosines - mean).square()).sum(1, keepdim=True).sqrt()
-        return (self.sharpness * (cosines - (mean - self.reach * std)).clamp(max=0)).softmax(1)
 
     def to_image(self, e_text: Tensor, num: int, generator: torch.Generator) -> Tensor:
         memory = self.memory.to(e_text)
@@ -357,13 +350,20 @@ GAPS = (NoGap, MeanShift, Collapse, C3, Whiten, SoftMemory, Knn, Posterior, Text
 KINDS: dict[str, type[Gap]] = {gap.kind: gap for gap in GAPS}
 
 
-def fit_gap(kind: str, image_embeddings: Tensor, text_embeddings: Tensor, noise: Noise | None = None) -> Gap:
+def fit_gap(
+    kind: str,
+    image_embeddings: Tensor,
+    text_embeddings: Tensor,
+    logit_scale: float,
+    noise: Noise | None = None,
+) -> Gap:
     """Fit a remedy, with its default settings (`dataclasses.replace` changes them).
 
     Args:
         kind: one of `KINDS`.
         image_embeddings: [M, D] of training pictures in random order; the first `MEMORY_SIZE` are remembered.
         text_embeddings: [T, D] of plain prompts.
+        logit_scale: CLIP's.
         noise: for training; None: the remedy's own.
 
     Raises:
@@ -371,19 +371,19 @@ def fit_gap(kind: str, image_embeddings: Tensor, text_embeddings: Tensor, noise:
     """
     if kind not in KINDS:
         raise ValueError(f"unknown gap {kind!r}; choose from {', '.join(KINDS)}")
-    available = {
+    available: dict[str, Any] = {
         "noise": noise,
         "mean_image": image_embeddings.mean(0).cpu(),
         "mean_text": text_embeddings.mean(0).cpu(),
         "memory": image_embeddings[:MEMORY_SIZE].half().cpu(),
         "transform": _recolouring(text_embeddings.cpu(), image_embeddings.cpu()),
     }
+    if kind == Posterior.kind:
+        available["sharpness"] = POSTERIOR_SHARPNESS * logit_scale
+        available["edit_sharpness"] = EDIT_SHARPNESS * logit_scale
     gap = KINDS[kind]
     names = [part.name for part in dataclasses.fields(gap)]
-    values: dict[str, Any] = {
-        name: value for name, value in available.items() if name in names and value is not None
-    }
-    return gap(**values)
+    return gap(**{name: value for name, value in available.items() if name in names and value is not None})
 
 
 def save_gap(gap: Gap, path: str | Path) -> None:

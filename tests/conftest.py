@@ -68,7 +68,9 @@ def make_bundle(path: Path, clip: ClipEncoder, gap: str = "knn", **mapper_settin
         licences={"generator": "MIT", "clip": "MIT", "mapper": "MIT"},
         figures=({"what": "accuracy", "value": "none", "command": "true"},),
     )
-    write_bundle(path, generator, clip, {"mlp": mapper}, fit_gap(gap, images, texts), info=info)
+    write_bundle(
+        path, generator, clip, {"mlp": mapper}, fit_gap(gap, images, texts, clip.logit_scale), info=info
+    )
     return path
 
 

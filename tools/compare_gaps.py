@@ -1,7 +1,7 @@
 """Compare remedies for the modality gap on trained mappers, by CLIP itself.
 
     python -m tools.compare_gaps --run runs/mapper --captions data/avatars-test.zip
-    python -m tools.compare_gaps --run runs/mapper --grid
+    python -m tools.compare_gaps --run runs/mapper --grid     # the sharpness in units of CLIP's logit scale
 
 The columns:
 
@@ -43,21 +43,19 @@ AT_INFERENCE = ("none", "shift", "whiten", "memory", "knn", "posterior")
 CAPTIONS = 1000
 
 
-def remedies(own: Gap, images: Tensor, texts: Tensor, *, grid: bool) -> dict[str, Gap]:
+def remedies(own: Gap, images: Tensor, texts: Tensor, logit_scale: float, *, grid: bool) -> dict[str, Gap]:
     """The remedies to compare on a mapper that was trained with `own`, by names that tell their settings."""
     if isinstance(own, Collapse):
         return {own.kind: own}
     if not grid:
-        return {kind: fit_gap(kind, images, texts) for kind in AT_INFERENCE}
-    posterior = fit_gap("posterior", images, texts)
+        return {kind: fit_gap(kind, images, texts, logit_scale) for kind in AT_INFERENCE}
+    posterior = fit_gap("posterior", images, texts, logit_scale)
     assert isinstance(posterior, Posterior)
     return {
-        f"posterior sharpness {sharpness} reach {reach} guidance {guidance}": dataclasses.replace(
-            posterior, sharpness=sharpness, reach=reach, guidance=guidance
+        f"posterior sharpness {sharpness} guidance {guidance}": dataclasses.replace(
+            posterior, sharpness=sharpness * logit_scale, guidance=guidance
         )
-        for sharpness, reach, guidance in product(
-            (40, 60, 100, 150), (-100.0, 1.0, 2.0), (1.25, 1.5, 2.0, 2.5)
-        )
+        for sharpness, guidance in product((1.2, 1.6, 2.0, 2.4, 3.0, 4.0), (0.0, 1.25, 1.5, 2.0, 2.5))
     }
 
 
@@ -165,7 +163,9 @@ def main(
         images = torch.cat([load_tensors(shard)[0]["embeddings"] for shard in shards]).to(model.device)
         texts = model.clip.encode_texts(plain_prompts())
         click.echo(f"\n{run}")
-        for row, (name, gap) in enumerate(remedies(model.gap, images, texts, grid=grid).items()):
+        for row, (name, gap) in enumerate(
+            remedies(model.gap, images, texts, model.clip.logit_scale, grid=grid).items()
+        ):
             figures = measure(
                 model,
                 gap,

@@ -253,7 +253,8 @@ def _fit_gap(
     ]
     embeddings = torch.cat(parts)
     order = torch.randperm(len(embeddings), generator=step_generator(config.seed, -(2**41)))
-    gap = fit_gap(config.gap, embeddings[order], clip.encode_texts(list(prompts)), config.noise)
+    texts = clip.encode_texts(list(prompts))
+    gap = fit_gap(config.gap, embeddings[order], texts, clip.logit_scale, config.noise)
     return dataclasses.replace(gap, **config.gap_settings)
 
 
