@@ -183,6 +183,9 @@ def main(*, model: str, num: int, baseline: int, renders: Path, only: str | None
         few = edits[:baseline]
         if few:
             record(f"auto, the first {len(few)}", ws, few, our(loaded, Directions(), "auto"))
+            for strength in (0.25, 0.5):
+                ours = our(loaded, Directions(), strength)
+                record(f"strength {strength}, the first {len(few)}", ws, few, ours)
             for l2 in (0.008, 0.001):
                 config = StyleClip(l2=l2)
                 record(f"StyleCLIP, L2 {l2}, the first {len(few)}", ws, few, styleclip(loaded, config))
