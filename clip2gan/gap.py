@@ -63,6 +63,8 @@ class Noise:
     def __post_init__(self):
         if self.kind not in ("unit", "gauss"):
             raise ValueError(f"unknown noise {self.kind!r}; choose unit or gauss")
+        if self.scale < 0:
+            raise ValueError(f"noise.scale must be 0 or more, got {self.scale}")
         if self.mode not in ("add", "mul"):
             raise ValueError(f"unknown noise mode {self.mode!r}; choose add or mul")
         if self.kind == "unit" and (self.mode == "mul" or self.mean):
@@ -79,6 +81,9 @@ class Noise:
             noise = F.normalize(noise, dim=-1)
         noise = self.mean + self.scale * noise
         return F.normalize(e * noise if self.mode == "mul" else e + noise, dim=-1)
+
+
+C3_NOISE = Noise("gauss", 0.016**0.5)
 
 
 @dataclass(kw_only=True)
@@ -180,7 +185,7 @@ class C3(Collapse):
     """`Collapse` with the noise that C3 adds in training: a variance of 0.016 in each dimension."""
 
     kind = "c3"
-    noise: Noise = field(default_factory=lambda: Noise("gauss", 0.016**0.5))
+    noise: Noise = field(default_factory=lambda: C3_NOISE)
 
 
 @dataclass(kw_only=True)

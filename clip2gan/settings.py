@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ def check_settings(owner: type, settings: Mapping[str, Any], what: str) -> None:
         if name not in names:
             raise ValueError(f"{what} has no setting {name!r}; it has {', '.join(names)}")
         if not _fits(value, hints[name]):
-            raise ValueError(f"{what}: {name} must be {hints[name].__name__}, got {value!r}")
+            raise ValueError(f"{what}: {name} must be {_name(hints[name])}, got {value!r}")
 
 
 def override(settings: T, changes: Mapping[str, Any]) -> T:
@@ -61,8 +63,19 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(each, parts[0]) for each in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint) if hint in (bool, str) else True
+    return hint is Any or isinstance(value, origin or hint)
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)

@@ -41,10 +41,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write `tensors` as safetensors with `config` as JSON in the header, atomically."""
+    """Write `tensors` as safetensors with `config` as JSON in the header, atomically.
+
+    Raises OSError, with the path, where it cannot be written; then nothing has changed.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata={"config": json.dumps(config)})
+    try:
+        with atomic_path(path) as temporary:
+            save_file(contiguous, temporary, metadata={"config": json.dumps(config)})
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path}: cannot be written ({error}); is there space, and may you write?") from error
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -58,7 +58,17 @@ class RunFolder:
         return cls(path)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
-        """Write checkpoint `step` and drop all but the newest two."""
+        """Write checkpoint `step` and drop all but the newest two.
+
+        Raises ValueError for numbers that are not finite, OSError where it cannot be written; the checkpoints
+        before stay.
+        """
+        bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        if bad:
+            raise ValueError(
+                f"step {step}: {bad[0]} is not finite, so there is no checkpoint of it; "
+                "begin another run with a lower learning rate"
+            )
         save_tensors(self._checkpoint(step), tensors, {"step": step, **extra})
         for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
             old.unlink()
@@ -80,8 +90,11 @@ class RunFolder:
         """Append one line of figures to log.jsonl (and to TensorBoard)."""
         line = {"step": step, "seconds": round(time.monotonic() - self._start, 1)}
         line.update({name: float(f"{float(value):.6g}") for name, value in figures.items()})
-        with self._log_file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self._log_file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OSError(f"{self._log_file}: cannot be written ({error.strerror})") from error
         if self._writer is not None:
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, step)

@@ -182,7 +182,9 @@ def test_training_brings_pictures_nearer(tiny_clip: ClipEncoder, tmp_path: Path)
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_clip: ClipEncoder, tmp_path: Path):
     config = override(SMALL, {"warmup_steps": 0, "lr": 1e20, "weights": LossWeights(pixel_l2=1)})
-    with pytest.raises(ValueError, match=r"step \d: the loss pixel_l2 is not finite; try a lower --lr"):
+    with pytest.raises(
+        ValueError, match=r"step \d: the loss pixel_l2 is not finite; begin another run with a lower lr"
+    ):
         train(tmp_path / "run", tiny_clip, config)
     assert not (tmp_path / "run" / "bundle").exists()
 
@@ -324,17 +326,32 @@ def test_another_mapper_does_not_take_over_the_presets_settings(run: Run, argume
         (["--gap", "foo"], 2, "unknown gap 'foo'; choose from none, shift, collapse"),
         (["--preset", "foo"], 2, "unknown preset 'foo'; choose from avatars, avatars-flow"),
         (["--generator", "nothing.safetensors"], 2, "nothing.safetensors: no such file"),
-        (["--clip", "local-dir:nowhere"], 1, "nowhere: no such folder of a CLIP model"),
-        (["--data", "nowhere"], 1, "nowhere: no such folder or zip"),
-        (["--prompts", "nowhere.txt"], 1, "nowhere.txt: no such file of prompts"),
+        (["--clip", "local-dir:nowhere"], 2, "nowhere: no such folder of a CLIP model"),
+        (["--data", "nowhere"], 2, "nowhere: no such folder or zip"),
+        (["--prompts", "nowhere.txt"], 2, "nowhere.txt: no such file of prompts"),
         (["--set", "weights.foo=1"], 2, "has no setting 'foo'"),
         (["--set", "mapper_settings.foo=1"], 2, "mapper 'mlp' has no setting 'foo'"),
         (["--set", "gap_settings.foo=1"], 2, "gap 'knn' has no setting 'foo'"),
         (["--set", "lr=fast"], 2, "lr must be float, got 'fast'"),
         (["--set", "noise.mode=mul"], 2, "noise of kind unit is added and has no mean"),
         (["--perceptual", "vgg"], 2, "'vgg' is not one of 'clip', 'lpips-vgg'"),
-        (["--identity", "face.onnx"], 1, "face.onnx: no such face recogniser"),
-        (["--accumulate", "3"], 1, "cannot be shared by 1 x 3 (accumulate); change --batch"),
+        (["--identity", "face.onnx"], 2, "File 'face.onnx' does not exist"),
+        (
+            ["--accumulate", "3"],
+            2,
+            "'--set warmup_batch': a batch of 4 cannot be shared by 1 x 3 (accumulate)",
+        ),
+        (["--set", "noise=5"], 2, "noise must be"),
+        (["--set", "weights=5"], 2, "weights must be LossWeights, got 5"),
+        (["--set", "weights.cosine=-1"], 2, "weights of the loss must be 0 or more"),
+        (["--set", "data=pictures"], 2, "data must be"),
+        (["--set", "lr=NaN"], 2, "lr must be float, got nan"),
+        (["--set", "warmup_lr=-1"], 2, "warmup_lr must be above 0"),
+        (["--set", "ema=2"], 2, "ema must be from 0 to below 1"),
+        (["--set", "noise.scale=-1"], 2, "noise.scale must be 0 or more"),
+        (["--set", "adversary.lr=0"], 2, "adversary.lr must be above 0"),
+        (["--set", "gap_settings.memory=3"], 2, "gap 'knn': memory must be Tensor, got 3"),
+        (["--set", "mapper_settings.embed_dim=3"], 2, "embed_dim: given by CLIP and the generator"),
         (["--set", "adversary.kind=hinge"], 2, "unknown adversary 'hinge'; choose from wgan-gp, logistic"),
         (["--set", "lr"], 2, "'lr' is not NAME=VALUE"),
         (["--steps", "-1"], 2, "--steps"),
@@ -409,6 +426,6 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(processes, "index", 1)
     assert processes.rows([4, 2]).tolist() == [1, 3, 5]
     with pytest.raises(
-        ValueError, match=r"a batch of 4 \+ 3 cannot be shared by 2 processes; change --batch"
+        ValueError, match=r"a batch of 4 \+ 3 cannot be shared by 2 processes; take a multiple of 2"
     ):
         processes.rows([4, 3])

@@ -112,10 +112,10 @@ steps_option = click.option(
 
 @contextlib.contextmanager
 def blame(option: str) -> Iterator[None]:
-    """Turn a ValueError of the library into a bad argument (exit code 2) of this option."""
+    """Turn what the library says of a wrong value, or of no file, into a bad argument of this option."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
 
 

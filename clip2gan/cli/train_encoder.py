@@ -94,7 +94,7 @@ def command(
         "model": model,
         "generator_sha256": weights_fingerprint(bundle.generator),
         "clip_sha256": bundle.clip.fingerprint(),
-        "pictures": [len(source) for source in pictures],
+        "pictures": [source.summary() for source in pictures],
         **config.flat(),
     }
     for name, value in settings.items():

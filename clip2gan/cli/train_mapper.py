@@ -68,19 +68,26 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
     help="Settings to start from: clip2gan, clip-flow, clip2latent; avatars, avatars-flow, "
     "avatars-diffusion.  [default: by mapper and generator]",
 )
-@click.option("--steps", type=click.IntRange(0), help="Steps through the generator.")
-@click.option("--batch", type=click.IntRange(1), help="Pictures in each of them.")
+@click.option(
+    "--steps",
+    type=click.IntRange(0),
+    help="Steps through the generator; of flow and diffusion, which have none, on cached pairs.",
+)
+@click.option("--batch", type=click.IntRange(1), help="Pictures, or pairs, in each of them.")
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of them.")
 @click.option("--accumulate", type=click.IntRange(1), help="Turns in which a batch is worked through.")
 @click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="Of the learning rates.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of the forward passes.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the forward passes.")
 @click.option(
     "--perceptual",
     type=click.Choice(["clip", "lpips-vgg", "lpips-alex", "lpips-squeeze"]),
     help="Network of the perceptual term; those of LPIPS are fetched.",
 )
 @click.option(
-    "--identity", metavar="FILE.onnx", help="A face recogniser like ArcFace's, for the identity term."
+    "--identity",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE.onnx",
+    help="A face recogniser like ArcFace's, for the identity term.",
 )
 @click.option(
     "--gap",
@@ -141,7 +148,7 @@ def command(
     config = _configuration(preset or _default_preset(generator_source, kind), options, assignments)
 
     from clip2gan.clip import ClipEncoder
-    from clip2gan.data.pictures import open_pictures
+    from clip2gan.data.pictures import list_skipped, open_pictures
     from clip2gan.data.samples import plain_prompts, weights_fingerprint
     from clip2gan.training.mapper import train_mapper, untrained_mapper
     from clip2gan.training.objective import Networks
@@ -152,11 +159,14 @@ def command(
 
     processes = Processes(resolve_device(device))
     where = processes.device
-    plain_prompts(config.prompts)
+    with blame("--prompts"):
+        plain_prompts(config.prompts)
     generator = load_generator(_generator_file(generator_source, sha256), where)
-    clip = ClipEncoder.load(clip_spec, where)
+    with blame("--clip"):
+        clip = ClipEncoder.load(clip_spec, where)
     resolution = generator.config.img_resolution
-    pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
+    with blame("--data"):
+        pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
     with blame("--set"):
         mapper = untrained_mapper(config, generator, clip)
     settings = {
@@ -164,7 +174,8 @@ def command(
         "generator_sha256": weights_fingerprint(generator),
         "clip": clip_spec,
         "clip_sha256": clip.fingerprint(),
-        "pictures": [len(source) for source in pictures],
+        "pictures": [source.summary() for source in pictures],
+        **_digests({"prompts": config.prompts, "identity": config.identity}),
         **config.flat(),
     }
     tell = click.echo if processes.is_first else lambda line: None
@@ -172,15 +183,29 @@ def command(
         tell(f"{name}: {value}")
     parameters = sum(parameter.numel() for parameter in mapper.parameters())
     tell(f"a mapper of {parameters:,} parameters, trained on {processes.count} x {where}")
-    for sizes in ([config.warmup_batch], config.parts()):
-        processes.rows(sizes, 0, config.accumulate)  # can they be shared?
+    for option, sizes, steps_of in (
+        ("--set warmup_batch", [config.warmup_batch], config.warmup_steps),
+        ("--batch", config.parts(), config.steps),
+    ):
+        if steps_of:
+            with blame(option):
+                processes.rows(sizes, 0, config.accumulate)  # can they be shared?
     if dry_run:
         return
     networks = Networks.load(config, where)
     with processes.first_before_others():
         run = RunFolder.open(out, settings)
+    if processes.is_first:
+        list_skipped(pictures, out)
     bundle = train_mapper(config, generator, clip, pictures, run, networks=networks)
     tell(f"wrote {bundle}")
+
+
+def _digests(files: dict[str, str | None]) -> dict[str, str]:
+    """Of the contents of files that a run was given, so that another content is another setting."""
+    from stylegan2.files import fingerprint
+
+    return {f"{name}_sha256": fingerprint(file) for name, file in files.items() if file is not None}
 
 
 def _default_preset(generator_source: str, kind: str | None) -> str:
@@ -218,15 +243,23 @@ def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str,
     if preset not in PRESETS:
         message = f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}"
         raise click.BadParameter(message, param_hint="'--preset'")
+    base = PRESETS[preset]
     given = {name: value for name, value in options.items() if value is not None}
-    for kind in ("mapper", "gap"):  # settings are those of the preset's own kind
-        if given.get(kind) not in (None, getattr(PRESETS[preset], kind)):
-            given[f"{kind}_settings"] = {}
-    if given.get("gap") == "c3":
-        given["noise"] = None  # its own
-    config = override(PRESETS[preset], given)
+    if base.steps == 0:  # the mapper learns from cached pairs alone
+        given = {
+            f"warmup_{name}" if name in ("steps", "batch", "lr") else name: given[name] for name in given
+        }
     with blame("--set"):
-        config = override(config, dict(parse_assignment(text) for text in assignments))
+        assigned = dict(parse_assignment(text) for text in assignments)
+    for kind in ("mapper", "gap"):  # settings are those of the preset's own kind
+        if (assigned | given).get(kind) not in (None, getattr(base, kind)):
+            given[f"{kind}_settings"] = {}
+    if (assigned | given).get("gap") == gap.C3.kind:
+        given["noise"] = gap.C3_NOISE
+    with blame("--steps"):
+        config = override(base, given)
+    with blame("--set"):
+        config = override(config, assigned)
     for name, kinds in (("mapper", mappers.KINDS), ("gap", gap.KINDS)):
         chosen = getattr(config, name)
         if chosen not in kinds:

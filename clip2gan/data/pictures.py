@@ -1,8 +1,10 @@
 """Pictures from a folder, a zip or tar shards, as uint8 tensors of one size."""
 
+import hashlib
 import io
 import logging
 import os
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clip2gan.data.files import open_files
+from stylegan2.files import atomic_path
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+SKIPPED = "skipped.txt"
 MEMORY_LIMIT = 4 << 30  # bytes of decoded pictures that are kept
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ class Pictures:
         names: the pictures' names relative to their source, one per index.
         resolution: R, pixels along a side.
         skipped: name -> reason, for the pictures that could not be read.
+        fingerprint: of their names and contents, in hex.
     """
 
     def __init__(
@@ -46,12 +51,16 @@ class Pictures:
         fits = len(names) * 3 * resolution**2 <= memory_limit
         self._pixels = torch.empty(len(names) if fits else 0, 3, resolution, resolution, dtype=torch.uint8)
 
+        checksums = [0] * len(names)
+
         def check(index: int) -> str | None:
             try:
+                data = read(names[index])
+                checksums[index] = zlib.crc32(data)
                 if fits:
-                    self._pixels[index] = self._decode(names[index])
+                    self._pixels[index] = self._decode(data)
                 else:
-                    Image.open(io.BytesIO(read(names[index]))).close()
+                    Image.open(io.BytesIO(data)).close()
             except Exception as error:  # decoders raise almost anything on a broken file
                 return why_unreadable(error)
             return None
@@ -62,6 +71,8 @@ class Pictures:
 
         good = [index for index, reason in enumerate(reasons) if reason is None]
         self.names = [names[index] for index in good]
+        contents = "\n".join(f"{checksums[index]:08x} {names[index]}" for index in good)
+        self.fingerprint = hashlib.sha256(contents.encode()).hexdigest()
         self.skipped = {names[i]: reason for i, reason in enumerate(reasons) if reason is not None}
         if fits and self.skipped:
             self._pixels = self._pixels[good]
@@ -76,8 +87,12 @@ class Pictures:
             return self._pixels[indices]
         return torch.stack([self._decode_or_next(int(index)) for index in indices])
 
-    def _decode(self, name: str) -> Tensor:
-        picture = fit_square(decode(self._read(name)), self.resolution)
+    def summary(self) -> str:
+        """How many there are, and a part of their fingerprint."""
+        return f"{len(self)} pictures, fingerprint {self.fingerprint[:16]}"
+
+    def _decode(self, data: bytes) -> Tensor:
+        picture = fit_square(decode(data), self.resolution)
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
     def _decode_or_next(self, index: int) -> Tensor:
@@ -87,7 +102,7 @@ class Pictures:
             if name in self.skipped:
                 continue
             try:
-                return self._decode(name)
+                return self._decode(self._read(name))
             except Exception as error:  # decoders raise almost anything on a broken file
                 self.skipped[name] = why_unreadable(error)
                 log.warning("skipped %s: %s", name, self.skipped[name])
@@ -118,6 +133,14 @@ def open_pictures(source: str | Path, resolution: int, memory_limit: int = MEMOR
             raise ValueError(f"{source}: {summary}")
         log.warning("%s: skipped; %s", source, summary)
     return pictures
+
+
+def list_skipped(sources: Sequence[Pictures], folder: Path) -> None:
+    """Write to `folder`/skipped.txt which pictures of these sources cannot be read, if any, and why."""
+    lines = [f"{name}\t{reason}\n" for source in sources for name, reason in source.skipped.items()]
+    if lines:
+        with atomic_path(folder / SKIPPED) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
 
 
 class Mixed:

@@ -76,8 +76,11 @@ def embed_pictures(
     pictures: Pictures, clip: ClipEncoder, folder: Path, processes: Sharing | None = None
 ) -> Tensor:
     """Embeddings [len(pictures), D], or what is in `folder` of them."""
-    names = hashlib.sha256("\n".join(pictures.names).encode()).hexdigest()
-    made_from = {"pictures": names, "resolution": pictures.resolution, "clip": clip.fingerprint()}
+    made_from = {
+        "pictures": pictures.fingerprint,
+        "resolution": pictures.resolution,
+        "clip": clip.fingerprint(),
+    }
 
     def make(start: int, stop: int) -> dict[str, Tensor]:
         parts = torch.arange(start, stop).split(_batch_size(pictures.resolution))

@@ -85,14 +85,21 @@ class Mapper(nn.Module, ABC):
             ws [N, num, num_ws, w_dim].
         """
 
+    def loss_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """Random numbers [num, K] for the rows of `loss`, by a CPU generator; K is 0 where it needs none.
+
+        They are drawn apart from it, so that parts of a batch can have their rows of those of the whole.
+        """
+        return torch.empty(num, 0)
+
     @abstractmethod
-    def loss(self, e: Tensor, w: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, e: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         """The mapper's own objective on samples whose latent is known, a scalar.
 
         Args:
             e: [N, D], unit length.
             w: [N, w_dim], the latents that the embedded pictures were made from.
-            generator: where a mapper that needs random numbers takes them (CPU).
+            noise: [N, K] of `loss_noise`.
         """
 
 

@@ -109,14 +109,18 @@ class DiffusionMapper(Mapper):
         ws = self._latents(noise[:, 0], e.repeat_interleave(num, 0), noise[:, 1:])
         return ws.unflatten(0, (len(e), num))
 
-    def loss(self, e: Tensor, w: Tensor, generator: torch.Generator) -> Tensor:
+    def loss_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """[num, 2 + w_dim]: the time and whether the embedding is hidden, from 0 to 1; normal numbers."""
+        uniform = torch.rand(num, 2, generator=generator)
+        return torch.cat([uniform, torch.randn(num, self.config.w_dim, generator=generator)], dim=1)
+
+    def loss(self, e: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         """Squared error of the guessed x_0 at random times, the embedding hidden now and then."""
         x = self.standardise_w(w)
-        t = torch.rand(len(x), 1, generator=generator).to(x)
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        hidden = torch.rand(len(x), 1, generator=generator).to(x) < self.config.condition_dropout
+        t, hide, normal = noise.to(x).split([1, 1, self.config.w_dim], dim=1)
         alpha, sigma = schedule(t)
-        return (self._guess(alpha * x + sigma * noise, t, self._condition(e, hidden)) - x).square().mean()
+        condition = self._condition(e, hide < self.config.condition_dropout)
+        return (self._guess(alpha * x + sigma * normal, t, condition) - x).square().mean()
 
     def _latents(self, noise: Tensor, e: Tensor, more_noise: Tensor) -> Tensor:
         shown = self._condition(e, torch.zeros(len(e), 1, dtype=torch.bool, device=e.device))

@@ -222,7 +222,7 @@ class FlowMapper(Mapper):
             ws = self(F.normalize(e[:, None] + scatter * noise, dim=-1).flatten(0, 1))
         return ws.unflatten(0, (len(e), num))
 
-    def loss(self, e: Tensor, w: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, e: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         """Conditional: negative log-likelihood of w given e, in nats a dimension.
 
         Direct: squared error in both directions, on standardised latents and embeddings; the likelihood has

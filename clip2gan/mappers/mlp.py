@@ -74,7 +74,7 @@ class MlpMapper(Mapper):
         noisy = F.normalize(e[:, None] + noise * e.shape[1] ** -0.5, dim=-1)
         return self(noisy.flatten(0, 1)).unflatten(0, (len(e), num))
 
-    def loss(self, e: Tensor, w: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, e: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         """Mean squared error of the standardised latents."""
         return (self._standardised(e) - self.standardise_w(w)[:, None]).square().mean()
 

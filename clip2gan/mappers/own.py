@@ -39,6 +39,6 @@ class OwnMapping(Mapper):
         z = noise.expand(len(e), -1, -1).flatten(0, 1)
         return own.mapping(z, e.repeat_interleave(num, dim=0)).unflatten(0, (len(e), num))
 
-    def loss(self, e: Tensor, w: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(self, e: Tensor, w: Tensor, noise: Tensor) -> Tensor:
         """Squared error of scaled latents. The generator's own training is `clip2gan.training.gan`."""
         return (self.sample(e, 1, generator)[:, 0, 0] - w).square().mean()

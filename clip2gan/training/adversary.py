@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip2gan.training.processes import Processes
 from stylegan2 import Discriminator, Generator
@@ -41,6 +41,8 @@ class AdversaryConfig:
             raise ValueError(f"unknown adversary {self.kind!r}; choose from {', '.join(KINDS)}")
         if self.interval < 1:
             raise ValueError(f"adversary.interval must be at least 1, got {self.interval}")
+        if self.lr <= 0 or self.penalty < 0:
+            raise ValueError("adversary.lr must be above 0 and adversary.penalty 0 or more")
 
 
 class Adversary:
@@ -86,10 +88,19 @@ class Adversary:
         self.discriminator.requires_grad_(False)
         return {name: value.detach() for name, value in terms.items()}
 
-    def step(self, processes: Processes) -> None:
-        """Move the discriminator by the mean gradients of all processes, and forget them."""
-        gradients = [parameter.grad for parameter in self.discriminator.parameters()]
-        average(processes, [gradient for gradient in gradients if gradient is not None])
+    def step(self, step: int, processes: Processes) -> None:
+        """Move the discriminator by the mean gradients of all processes, and forget them.
+
+        Raises ValueError where they are not finite.
+        """
+        parameters = self.discriminator.parameters()
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        average(processes, gradients)
+        if not nn.utils.get_total_norm(gradients).isfinite():
+            raise ValueError(
+                f"step {step}: the discriminator's gradient is not finite; "
+                "begin another run with a lower adversary.lr or adversary.penalty"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -65,7 +65,7 @@ def train_mapper(
         The bundle's folder.
 
     Raises:
-        ValueError: a loss or gradient is not finite; no checkpoint has it.
+        ValueError: a loss, a gradient or a weight is not finite; no checkpoint has it.
         OSError: a network that a loss needs is not at hand.
     """
     device = clip.device
@@ -82,6 +82,8 @@ def train_mapper(
     mapper = mapper.to(device)
     averaged = deepcopy(mapper).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(mapper.parameters(), lr=config.lr, betas=(0.9, 0.99))
+    # Small gradients would vanish in 16 bits of this kind.
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     parts: dict[str, nn.Module | Optimizer] = {"mapper": mapper, "average": averaged, "optimizer": optimizer}
     adversary = None
     if config.weights.adversarial and config.steps:
@@ -94,6 +96,7 @@ def train_mapper(
         first, tensors, extra = checkpoint
         unpack(tensors, **parts)
         best = extra.get("best", best)
+        scaler.load_state_dict(extra.get("scaler", {}))
 
     total = config.warmup_steps + config.steps
     drawn = [len(source) - held_out(config, source) for source in pictures]
@@ -112,6 +115,7 @@ def train_mapper(
     )
     figures = _Means()
     validated: dict[str, float] = {}
+    warned = False
     saved = time.monotonic()
     for step in tqdm(range(first, total), "training", total, initial=first, disable=None, leave=False):
         if step == config.warmup_steps:
@@ -120,11 +124,12 @@ def train_mapper(
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        values = _gradients(step, config, objective, mapper, adversary, processes)
-        optimizer.step()
+        values = _gradients(step, config, objective, optimizer, scaler)
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         if adversary is not None and step >= config.warmup_steps:
-            adversary.step(processes)
+            adversary.step(step, processes)
         _move_average(averaged, mapper, min(config.ema, (1 + step) / (10 + step)))
 
         done = step + 1
@@ -135,6 +140,8 @@ def train_mapper(
             sheet, validated = validation.preview(averaged)
             write_png(run.samples / f"{done:08d}.png", sheet, {"prompts": validation.prompts})
             validated |= validation.reconstruction(averaged)
+            if not warned and done >= total // 2:
+                warned = validation.warn_if_deaf(validated["text_top1"])
             if validated.get(SCORE, -math.inf) > best:
                 best = validated[SCORE]
                 save_mapper(averaged, run.path / "checkpoints" / BEST)
@@ -142,14 +149,13 @@ def train_mapper(
         elif done % (50 if step >= config.warmup_steps else 500) == 0:
             run.log(done, **figures.pop(), lr=rate)
         if time.monotonic() - saved > checkpoint_seconds or done == total:
-            run.save(done, pack(**parts), {"best": best} if math.isfinite(best) else {})
+            extra = {"best": best} if math.isfinite(best) else {}
+            run.save(done, pack(**parts), extra | {"scaler": scaler.state_dict()})
             saved = time.monotonic()
 
     bundle = run.path / "bundle"
     if not processes.is_first:
         return bundle
-    if validated:
-        validation.warn_if_deaf(validated["text_top1"])
     if math.isfinite(best):
         averaged = load_mapper(run.path / "checkpoints" / BEST, device)
     info = BundleInfo(
@@ -167,6 +173,8 @@ def untrained_mapper(config: MapperTraining, generator: Generator, clip: ClipEnc
     Raises ValueError for an unknown kind or setting.
     """
     sizes = {"embed_dim": clip.embed_dim, "num_ws": generator.num_ws, "w_dim": generator.config.w_dim}
+    if given := sizes.keys() & config.mapper_settings.keys():
+        raise ValueError(f"{', '.join(sorted(given))}: given by CLIP and the generator, and no setting")
     mapper = new_mapper(config.mapper, {**config.mapper_settings, **sizes})
     mapper.init_weights(step_generator(config.seed, -(2**40)))
     return mapper
@@ -187,18 +195,19 @@ def _gradients(
     step: int,
     config: MapperTraining,
     objective: Objective,
-    mapper: Mapper,
-    adversary: Adversary | None,
-    processes: Processes,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
 ) -> dict[str, float]:
     """Leave the whole batch's gradients in the mapper and the adversary; returns the terms' values.
 
     Raises ValueError where a term or the mapper's gradient is not finite.
     """
+    processes, adversary = objective.processes, objective.adversary
+    remedy = f"begin another run with a lower {'warmup_lr' if step < config.warmup_steps else 'lr'}"
     sums: dict[str, Tensor] = {}
     for turn in range(config.accumulate):
         terms = objective(step, turn)
-        (terms.total() / config.accumulate).backward()
+        scaler.scale(terms.total() / config.accumulate).backward()
         values = terms.values()
         if adversary is not None and (pair := terms.compared) is not None:
             values |= adversary.learn(step, pair.real, pair.fake, pair.places, 1 / config.accumulate)
@@ -206,11 +215,14 @@ def _gradients(
             sums[name] = sums.get(name, 0) + value / config.accumulate
     means = dict(zip(sums, processes.average(list(sums.values())), strict=True))
     if bad := [name for name, value in means.items() if not value.isfinite()]:
-        raise ValueError(f"step {step}: the loss {', '.join(bad)} is not finite; try a lower --lr")
-    gradients = [parameter.grad for parameter in mapper.parameters() if parameter.grad is not None]
+        raise ValueError(f"step {step}: the loss {', '.join(bad)} is not finite; {remedy}")
+    parameters = objective.mapper.parameters()
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     average(processes, gradients)
-    if not nn.utils.get_total_norm(gradients).isfinite():
-        raise ValueError(f"step {step}: the gradient is not finite; try a lower --lr")
+    scaler.unscale_(optimizer)
+    # With a scale, one that is too large shows so; the step is left out then, and the next scale is smaller.
+    if not nn.utils.get_total_norm(gradients).isfinite() and scaler.get_scale() <= 1:
+        raise ValueError(f"step {step}: the gradient of {' + '.join(means)} is not finite; {remedy}")
     return {name: value.item() for name, value in means.items()}
 
 

@@ -107,7 +107,8 @@ class Objective:
         The random numbers are those of the whole batch, whatever its shares are.
         """
         random = step_generator(self.config.seed, step)
-        with torch.autocast(self.clip.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        with torch.autocast(self.clip.device.type, dtype, enabled=dtype is not None):
             if step < self.config.warmup_steps:
                 return self._warmup(random, turn)
             return self._reconstruction(random, turn)
@@ -116,7 +117,8 @@ class Objective:
         rows = torch.randint(len(self.samples.w), (self.config.warmup_batch,), generator=random)
         mine = self._rows([len(rows)], turn)
         e = self.gap.train(self.samples.embeddings[rows], random)[mine].to(self.clip.device)
-        return Terms({"latent": (1.0, self.mapper.loss(e, self.samples.w[rows[mine]].to(e), random))})
+        noise = self.mapper.loss_noise(len(rows), random)[mine]
+        return Terms({"latent": (1.0, self.mapper.loss(e, self.samples.w[rows[mine]].to(e), noise))})
 
     def _reconstruction(self, random: torch.Generator, turn: int) -> Terms:
         weights = self.config.weights
@@ -153,8 +155,9 @@ class Objective:
             ),
         )
         if len(batch.w):
-            known = e[: len(batch.w)]
-            add("latent", weights.latent, lambda: self.mapper.loss(known, batch.w, random))
+            known = batch.rows[: len(batch.w)]
+            noise = self.mapper.loss_noise(self.config.batch, random)[known]
+            add("latent", weights.latent, lambda: self.mapper.loss(e[: len(known)], batch.w, noise))
         if weights.diversity:
             e_near = self._noisy(batch, random)
             images_near = self.generator.synthesis(self.mapper(e_near), noise_mode="const")

@@ -14,7 +14,7 @@ from clip2gan.training.adversary import AdversaryConfig
 SAMPLED = "sampled"  # the data source that is the generator itself
 PERCEPTUAL = ("clip", *LPIPS_TRUNKS)
 SCHEDULES = ("cosine", "constant")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,10 @@ class LossWeights:
     diversity: float = 0.0
     adversarial: float = 0.0
 
+    def __post_init__(self):
+        if min(dataclasses.astuple(self)) < 0:
+            raise ValueError("weights of the loss must be 0 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MapperTraining:
@@ -68,7 +72,7 @@ class MapperTraining:
         ema: how much of the averaged weights a step keeps; the average is what is stored in the end.
         validation: pictures held out to measure by, some times over a run; the best average is stored. At
             most a tenth of a source of pictures is.
-        precision: "fp32", or "bf16" for the forward passes.
+        precision: "fp32", or "bf16" or "fp16" for the forward passes.
         seed: where all random numbers come from.
     """
 
@@ -108,6 +112,11 @@ class MapperTraining:
         for name in ("samples", "batch", "warmup_batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "warmup_lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be from 0 to below 1, got {self.ema}")
         if self.validation < 0:
             raise ValueError(f"validation must be 0 or more, got {self.validation}")
         if min(self.steps, self.warmup_steps) < 0 or self.steps + self.warmup_steps == 0:

@@ -1,7 +1,7 @@
 """Several processes on one training, under `torchrun` or `accelerate launch`; one process needs neither."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 import torch
@@ -37,7 +37,8 @@ class Processes:
 
     def wait(self) -> None:
         """Until all are here."""
-        self._state.wait_for_everyone()
+        with _lost():
+            self._state.wait_for_everyone()
 
     def rows(self, sizes: Sequence[int], turn: int = 0, turns: int = 1) -> Tensor:
         """This process's rows of a batch that is made of parts of these sizes.
@@ -51,7 +52,7 @@ class Processes:
         if any(size % shares for size in sizes):
             parts = " + ".join(map(str, sizes))
             who = f"{self.count} processes" if turns == 1 else f"{self.count} x {turns} (accumulate)"
-            raise ValueError(f"a batch of {parts} cannot be shared by {who}; change --batch")
+            raise ValueError(f"a batch of {parts} cannot be shared by {who}; take a multiple of {shares}")
         whole = torch.arange(sum(sizes)).split(list(sizes))
         return torch.cat([part[self.index * turns + turn :: shares] for part in whole])
 
@@ -61,4 +62,17 @@ class Processes:
             return list(tensors)
         from accelerate.utils import reduce
 
-        return [cast(Tensor, reduce(tensor, "mean")) for tensor in tensors]
+        with _lost():
+            return [cast(Tensor, reduce(tensor, "mean")) for tensor in tensors]
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """Say in one line what it means when the others do not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            "another process of this training has ended; run the same command again to go on from the last "
+            "checkpoint"
+        ) from error

@@ -113,13 +113,18 @@ class Validation:
         }
         return contact_sheet(images, PREVIEW_SEEDS), figures
 
-    def warn_if_deaf(self, top1: float) -> None:
-        """Warn when not more previews are nearest to their own prompt than chance (two deviations) has it."""
+    def warn_if_deaf(self, top1: float) -> bool:
+        """Warn when not more previews are nearest to their own prompt than chance (two deviations) has it.
+
+        Returns whether it did.
+        """
         choices = len(self.prompts)
         chance, pictures = 1 / choices, choices * PREVIEW_SEEDS
-        if choices > 1 and top1 <= chance + 2 * (chance * (1 - chance) / pictures) ** 0.5:
+        deaf = choices > 1 and top1 <= chance + 2 * (chance * (1 - chance) / pictures) ** 0.5
+        if deaf:
             logger.warning(
                 f"texts do not steer this model: CLIP finds {top1 * pictures:.0f} of {pictures} previews "
                 f"nearest to their own prompt, and chance would {chance * pictures:.0f}; are CLIP, generator "
                 "and prompts of one domain?"
             )
+        return deaf

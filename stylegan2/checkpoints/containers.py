@@ -27,11 +27,11 @@ def check_head(head: bytes) -> Literal["safetensors", "pickle"]:
 
     Raises CheckpointError for anything else, by name for what often arrives in the place of a checkpoint.
     """
-    if head.startswith((b"\x80", ZIP_START)):
-        return "pickle"
-    # safetensors: the length of a JSON object, and the object.
+    # safetensors: the length of a JSON object, which may begin with any byte, and the object.
     if len(head) > 8 and int.from_bytes(head[:8], "little") < 2**27 and head[8:9] == b"{":
         return "safetensors"
+    if head.startswith((b"\x80", ZIP_START)):
+        return "pickle"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--", b"<script")):
         raise CheckpointError(
