@@ -39,6 +39,10 @@ class OwnMapping(Mapper):
         z = noise.expand(len(e), -1, -1).flatten(0, 1)
         return own.mapping(z, e.repeat_interleave(num, dim=0)).unflatten(0, (len(e), num))
 
+    def loss_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """[num, z_dim], normal."""
+        return torch.randn(num, self._generator[0].config.z_dim, generator=generator)
+
     def loss(self, e: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-        """Squared error of scaled latents. The generator's own training is `clip2gan.training.gan`."""
-        return (self.sample(e, 1, generator)[:, 0, 0] - w).square().mean()
+        """Squared error of latents. The generator's own training is `clip2gan.training.gan`."""
+        return (self._generator[0].mapping(noise.to(e), e)[:, 0] - w).square().mean()
