@@ -217,6 +217,18 @@ def test_the_licence_is_told_once_and_carried(writer, plain, tmp_path, caplog):
     assert_same_weights(again, plain)
 
 
+def test_a_header_may_be_of_any_length(plain, tmp_path):
+    """Whatever byte the length begins with, also that of a pickle."""
+    path = tmp_path / "g.safetensors"
+    for length in range(8, 4000, 8):
+        plain.licence = "x" * length
+        save_generator(plain, path)
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    assert path.read_bytes()[:1] == b"\x80"
+    assert_same_weights(load_generator(path), plain)
+
+
 def test_inspect(plain, tmp_path):
     facts = inspect(files.write(tmp_path / "g.pkl", files.nvidia(plain)))
     assert facts["format"] == "nvidia"

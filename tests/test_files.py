@@ -1,6 +1,8 @@
 """Files are written whole or not at all, and read safely."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -32,6 +34,22 @@ def test_tensors_and_config_round_trip(tmp_path):
     loaded, config = load_tensors(tmp_path / "t.safetensors")
     assert config == {"kind": "mlp", "depth": 12}
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_a_full_disk_is_told_with_the_file_and_changes_nothing(tmp_path):
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"a": torch.zeros(3)}, {})
+    before = path.read_bytes()
+    script = (
+        "import resource, signal, sys, torch; from stylegan2.files import save_tensors\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "save_tensors(sys.argv[1], {'a': torch.zeros(10_000)}, {})"
+    )
+    result = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+    assert f"OSError: {path}: cannot be written (" in result.stderr
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"<html>" + b])

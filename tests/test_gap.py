@@ -19,6 +19,7 @@ from clip2gan.gap import (
     Posterior,
     farthest_points,
     fit_gap,
+    gap_figures,
     load_gap,
     save_gap,
 )
@@ -136,6 +137,15 @@ def test_memory_gives_the_pictures_that_the_text_is_nearest_to():
     assert torch.allclose(
         mild.center(TEXT), F.normalize(IMAGE.mean(0), dim=0).expand(len(TEXT), -1), atol=1e-3
     )
+
+
+def test_figures_of_the_gap_before_and_after():
+    figures = gap_figures(fitted("shift"), IMAGE, TEXT)
+    assert figures["gap_before"] == pytest.approx(float((IMAGE.mean(0) - TEXT.mean(0)).norm()), rel=1e-5)
+    assert figures["gap_after"] < 0.1 * figures["gap_before"]
+    assert figures["near_after"] > figures["near_before"]
+    same = gap_figures(fitted("none"), IMAGE, TEXT)
+    assert same["gap_after"] == same["gap_before"] == figures["gap_before"]
 
 
 def test_no_remedy_is_the_text_itself():

@@ -77,19 +77,19 @@ def train(path: Path, clip: ClipEncoder, config: MapperTraining = SMALL, seconds
     return train_mapper(config, generator, clip, pictures, run, checkpoint_seconds=seconds)
 
 
-def picture_zip(path: Path, count: int, others: dict[str, str] | None = None) -> Path:
+def picture_zip(path: Path, count: int, others: dict[str, str] | None = None, seed: int = 0) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in (others or {}).items():
             archive.writestr(name, text)
         for index in range(count):
-            pixels = np.random.default_rng(index).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            pixels = np.random.default_rng([seed, index]).integers(0, 256, (32, 32, 3), dtype=np.uint8)
             file = io.BytesIO()
             Image.fromarray(pixels).save(file, "PNG")
             archive.writestr(f"{index}.png", file.getvalue())
     return path
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_generator_and_clip_stay_as_they_are(precision: str, tiny_clip: ClipEncoder, tmp_path: Path):
     generator = make_generator()
     before = weights_hash(generator), weights_hash(tiny_clip.model)
@@ -189,6 +189,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_clip: ClipEncoder, tmp_pat
     assert not (tmp_path / "run" / "bundle").exists()
 
 
+def test_a_discriminator_that_is_not_finite_stops_the_run(
+    tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def penalty(discriminator: nn.Module, real: torch.Tensor) -> torch.Tensor:
+        """Finite, with a gradient that is not."""
+        return torch.sqrt(0 * next(discriminator.parameters()).sum())
+
+    monkeypatch.setattr("clip2gan.training.adversary.r1_penalty", penalty)
+    config = override(SMALL, {"warmup_steps": 0, "weights": ALL_TERMS})
+    with pytest.raises(ValueError, match=r"step 0: the discriminator's gradient is not finite"):
+        train(tmp_path / "run", tiny_clip, config)
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
 @pytest.mark.parametrize("kind", ["wgan-gp", "logistic"])
 def test_the_adversary_learns_to_tell(kind: str, tiny_clip: ClipEncoder, tmp_path: Path):
     weights = LossWeights(pixel_l2=1, adversarial=1e-6)  # the mapper hardly cares
@@ -209,12 +223,14 @@ def test_the_adversary_learns_to_tell(kind: str, tiny_clip: ClipEncoder, tmp_pat
     assert any("penalty" in line for line in log(tmp_path / "run"))
 
 
-def test_turns_of_a_batch_add_up_to_it(tiny_clip: ClipEncoder, tmp_path: Path):
-    config = override(SMALL, {"weights": ALL_TERMS, "noise.scale": 0.3})
+@pytest.mark.parametrize("kind", ["mlp", "flow", "diffusion"])
+def test_turns_of_a_batch_add_up_to_it(kind: str, tiny_clip: ClipEncoder, tmp_path: Path):
+    changes = {"mapper": kind, "mapper_settings": {"width": 16}, "weights": ALL_TERMS, "noise.scale": 0.3}
+    config = override(SMALL, changes)
     ws = []
     for turns in (1, 2, 4):
         path = train(tmp_path / str(turns), tiny_clip, override(config, {"accumulate": turns}))
-        ws.append(load_mapper(path / "mapper-mlp.safetensors")(torch.eye(16)[:2]))
+        ws.append(load_mapper(path / f"mapper-{kind}.safetensors")(torch.eye(16)[:2]))
     torch.testing.assert_close(ws[1], ws[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ws[2], ws[0], rtol=1e-3, atol=1e-3)
 
@@ -290,6 +306,7 @@ def test_the_command_trains_and_goes_on(run: Run, arguments: list[object], tmp_p
     code, out, err = run(*arguments)
     assert code == 0, err
     assert f"wrote {tmp_path / 'run' / 'bundle'}" in out
+    assert "modality gap: texts are " in out
     assert "steps: 2" in out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["mapper_settings.width"] == 8
@@ -301,6 +318,45 @@ def test_the_command_trains_and_goes_on(run: Run, arguments: list[object], tmp_p
     assert code == 1
     assert "lr: 0.0001 -> 0.5, seed: 0 -> 3" in err
     assert err.count("\n") == 1
+
+
+def test_other_pictures_of_the_same_names_are_another_setting(
+    run: Run, arguments: list[object], tmp_path: Path
+):
+    arguments += ["--gap", "knn", "--data", picture_zip(tmp_path / "pictures.zip", 4)]
+    assert run(*arguments)[0] == 0
+    picture_zip(tmp_path / "pictures.zip", 4, seed=1)
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert "was begun with other settings (pictures: ['4 pictures, fingerprint" in err
+
+
+def test_pictures_that_cannot_be_read_are_listed(run: Run, arguments: list[object], tmp_path: Path):
+    source = picture_zip(tmp_path / "pictures.zip", 4)
+    with zipfile.ZipFile(source, "a") as archive:
+        for index in range(7):
+            archive.writestr(f"bad{index}.png", b"nothing")
+    assert run(*arguments, "--gap", "knn", "--data", source)[0] == 0
+    lines = (tmp_path / "run" / "skipped.txt").read_text().splitlines()
+    assert lines == [f"bad{index}.png\tnot a picture" for index in range(7)]
+
+
+@pytest.mark.parametrize("kind", ["flow", "diffusion"])
+def test_steps_of_mappers_that_learn_from_pairs(kind: str, run: Run, arguments: list[object]):
+    code, out, err = run(
+        *arguments[:5], *arguments[arguments.index("--steps") :], "--mapper", kind, "--dry-run"
+    )
+    assert code == 0, err
+    assert "\nwarmup_steps: 2\n" in out
+    assert "\nwarmup_batch: 4\n" in out  # --set comes last
+    assert "\nsteps: 0\n" in out
+
+
+@pytest.mark.parametrize("chosen", [["--gap", "c3"], ["--set", "gap=c3"]])
+def test_c3_brings_its_own_noise(chosen: list[str], run: Run, arguments: list[object]):
+    out = run(*arguments, "--preset", "avatars", *chosen, "--set", "noise.mean=0.5", "--dry-run")[1]
+    assert "noise.kind: gauss\nnoise.scale: 0.126" in out
+    assert "noise.mean: 0.5" in out
 
 
 def test_a_dry_run_writes_nothing(run: Run, arguments: list[object], tmp_path: Path):
@@ -393,8 +449,10 @@ def test_a_kill_at_any_moment_changes_nothing(arguments: list[object], tmp_path:
 # ---- several processes
 
 
-def test_two_processes_train_as_one(arguments: list[object], tmp_path: Path):
+@pytest.mark.parametrize("kind", ["mlp", "diffusion"])
+def test_two_processes_train_as_one(kind: str, arguments: list[object], tmp_path: Path):
     """The same losses step by step, up to rounding, from the same command under a launcher."""
+    arguments += ["--preset", "clip2gan", "--mapper", kind]
     arguments[arguments.index("--batch") + 1] = 4
     arguments += ["--gap", "knn", "--set", "gap_settings.nearest=5", "--set", "noise.scale=0.3"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -411,11 +469,14 @@ def test_two_processes_train_as_one(arguments: list[object], tmp_path: Path):
         figures[name] = [
             {key: value for key, value in line.items() if key != "seconds"} for line in log(tmp_path / name)
         ]
-        assert load_mapper(tmp_path / name / MAPPER).kind == "mlp"
+        assert load_mapper(tmp_path / name / MAPPER.replace("mlp", kind)).kind == kind
     assert len(figures["one"]) == len(figures["two"]) > 0
     for one, two in zip(figures["one"], figures["two"], strict=True):
         assert two == pytest.approx(one, rel=1e-4)
-    ws = [load_mapper(tmp_path / name / MAPPER)(torch.eye(16)[:2]) for name in ("one", "two")]
+    ws = [
+        load_mapper(tmp_path / name / MAPPER.replace("mlp", kind))(torch.eye(16)[:2])
+        for name in ("one", "two")
+    ]
     torch.testing.assert_close(*ws, rtol=1e-3, atol=1e-3)
 
 

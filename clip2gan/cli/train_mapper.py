@@ -147,6 +147,7 @@ def command(
     }
     config = _configuration(preset or _default_preset(generator_source, kind), options, assignments)
 
+    from clip2gan.bundle import read_config
     from clip2gan.clip import ClipEncoder
     from clip2gan.data.pictures import list_skipped, open_pictures
     from clip2gan.data.samples import plain_prompts, weights_fingerprint
@@ -198,7 +199,10 @@ def command(
     if processes.is_first:
         list_skipped(pictures, out)
     bundle = train_mapper(config, generator, clip, pictures, run, networks=networks)
-    tell(f"wrote {bundle}")
+    if processes.is_first:
+        for figure in read_config(bundle)["figures"]:
+            click.echo(f"{figure['what']}: {figure['value']}")
+        click.echo(f"wrote {bundle}")
 
 
 def _digests(files: dict[str, str | None]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
 from clip2gan.data.samples import Samples, draw_samples, embed_pictures, plain_prompts
-from clip2gan.gap import Gap, fit_gap
+from clip2gan.gap import Gap, fit_gap, gap_figures
 from clip2gan.images import write_png
 from clip2gan.mappers import Mapper, load_mapper, new_mapper, save_mapper
 from clip2gan.training.adversary import Adversary, average
@@ -74,7 +74,9 @@ def train_mapper(
     cache = run.path / "cache"
     samples = draw_samples(generator, clip, config.samples, config.seed, cache / SAMPLED, processes)
     prompts = plain_prompts(config.prompts)
-    gap = _fit_gap(config, clip, samples, pictures, prompts=prompts, cache=cache, processes=processes)
+    gap, gap_report = _fit_gap(
+        config, clip, samples, pictures, prompts=prompts, cache=cache, processes=processes
+    )
     validation = Validation.draw(config, generator, clip, pictures, gap, prompts)
 
     mapper = untrained_mapper(config, generator, clip)
@@ -162,6 +164,7 @@ def train_mapper(
         name=run.path.name,
         description=f"Trained by clip2gan train-mapper for {total} steps.",
         licences={} if generator.licence is None else {"generator": generator.licence},
+        figures=({"what": "modality gap", "value": gap_report, "command": "clip2gan train-mapper"},),
     )
     write_bundle(bundle, generator, clip, {config.mapper: averaged}, gap, info=info)
     return bundle
@@ -256,8 +259,8 @@ def _fit_gap(
     prompts: Sequence[str],
     cache: Path,
     processes: Processes,
-) -> Gap:
-    """The gap between all sources' pictures, in random order, and the plain prompts."""
+) -> tuple[Gap, str]:
+    """The gap between all sources' pictures, in random order, and the plain prompts; and its figures."""
     parts = [samples.embeddings] if SAMPLED in config.data else []
     parts += [
         embed_pictures(source, clip, cache / f"pictures-{index}", processes)
@@ -266,8 +269,14 @@ def _fit_gap(
     embeddings = torch.cat(parts)
     order = torch.randperm(len(embeddings), generator=step_generator(config.seed, -(2**41)))
     texts = clip.encode_texts(list(prompts))
-    gap = fit_gap(config.gap, embeddings[order], texts, clip.logit_scale, config.noise)
-    return dataclasses.replace(gap, **config.gap_settings)
+    fitted = fit_gap(config.gap, embeddings[order], texts, clip.logit_scale, config.noise)
+    gap = dataclasses.replace(fitted, **config.gap_settings)
+    figures = gap_figures(gap, embeddings, texts)
+    return gap, (
+        f"texts are {figures['gap_before']:.3f} from pictures, in the mean, and "
+        f"{figures['gap_after']:.3f} with the remedy {config.gap}; the cosine to the nearest picture is "
+        f"{figures['near_before']:.3f} and {figures['near_after']:.3f}"
+    )
 
 
 @torch.no_grad()
