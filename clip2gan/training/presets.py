@@ -139,14 +139,14 @@ class MapperTraining:
 
 
 PRESETS: dict[str, MapperTraining] = {
-    # For the avatars: a quarter of an hour on two cores.
+    # For the avatars: half an hour of one core.
     "avatars": MapperTraining(
         mapper_settings={"width": 384, "sample_sigma": 0.3},
         samples=24576,
-        noise=Noise("unit", 0.3),
+        noise=Noise("unit", 0.15),
         weights=LossWeights(pixel_l1=1.0, perceptual=1.0, cosine=2.0, latent=0.5),
         warmup_steps=4000,
-        steps=1200,
+        steps=4000,
         batch=32,
         precision="bf16",
     ),
