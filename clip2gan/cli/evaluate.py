@@ -149,7 +149,7 @@ def command(
         "attributes": [attribute.text for attribute in protocol.attributes],
         "real": real,
         "real_pictures": len(protocol.real),
-        "max_real": max_real,
+        "max_real": max_real if real else None,
         "clip": clip or "each model's own",
         "judge": judge,
         "lpips": lpips,
@@ -297,7 +297,7 @@ def _tell_left_out(
         click.echo(f"FID and KID are left out; for them {missing_part()}", err=True)
     if instruments.judge is None:
         return
-    reason = "what they say the judge knows of the package's own texts only"
+    reason = "only of the package's own texts the judge knows what they say"
     if prompts is not None:
         click.echo(f"named and variety are left out for the texts of {prompts}: {reason}", err=True)
     if attributes is not None and has_real:
