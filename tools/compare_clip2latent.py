@@ -1,18 +1,20 @@
-r"""clip2latent's own prior, trained on the pairs of a run of ours, beside a model of ours.
+"""clip2latent's own prior, trained on the pairs of a run of ours, beside a model of ours.
 
     python -m tools.compare_clip2latent --peer ../clip2latent --run runs/mapper --cpu-seconds 900
 
 The peer is a copy of its repository, and its prior needs
 
     pip install --no-deps dalle2-pytorch==0.2.38
-    pip install coca-pytorch einops einops-exts hydra-core kornia resize-right rotary-embedding-torch \
-        vector-quantize-pytorch webdataset x-clip
+    pip install coca-pytorch einops einops-exts hydra-core kornia resize-right webdataset x-clip
+    pip install rotary-embedding-torch vector-quantize-pytorch
 
-(youtokentome, which dalle2-pytorch asks for as well, no longer builds; its tokenizer is not used here, and an
-empty module stands in for it). It gets its own small configuration (a causal transformer of depth 6, batches of 512, AdamW
-at 1e-4 with a weight decay of 0.01, unit noise of the embedding's length, z-scored W), the same pairs of
-latent and embedding, and the same CPU time. It samples as its demonstration does: 4 steps, guidance 2. Texts,
-seeds, truncation, generator, CLIP and judge are the same for both.
+What else dalle2-pytorch asks for is not used here; an empty module stands in for youtokentome, which it
+imports.
+
+It gets its own small configuration (a causal transformer of depth 6, batches of 512, AdamW at 1e-4 with a
+weight decay of 0.01, unit noise of the embedding's length, z-scored W), the same pairs of latent and embedding, and
+the same CPU time. It samples as its demonstration does: 4 steps, guidance 2. Texts, seeds, truncation,
+generator, CLIP and judge are the same for both.
 """
 
 import sys
