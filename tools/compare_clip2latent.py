@@ -12,9 +12,9 @@ What else dalle2-pytorch asks for is not used here; an empty module stands in fo
 imports.
 
 It gets its own small configuration (a causal transformer of depth 6, batches of 512, AdamW at 1e-4 with a
-weight decay of 0.01, unit noise of the embedding's length, z-scored W), the same pairs of latent and embedding, and
-the same CPU time. It samples as its demonstration does: 4 steps, guidance 2. Texts, seeds, truncation,
-generator, CLIP and judge are the same for both.
+weight decay of 0.01, unit noise of the embedding's length, z-scored W), the same pairs of latent and
+embedding, and the same CPU time. It samples as its demonstration does: 4 steps, guidance 2. Texts, seeds,
+truncation, generator, CLIP and judge are the same for both.
 """
 
 import sys

@@ -16,11 +16,12 @@ The columns:
     closed  with --captions: (own - own of none) / (own of the ceiling - own of none)
     named   with --judge: share of what the texts name that the judge sees
 
-The ceiling is what the mapper makes of the embeddings of the captions' own pictures, where there is no gap. A
-caption says less than its picture, so that no remedy comes near it; and one that guesses the rest at random
-comes less near than one that takes the middle of it. `own` is of the first 200 pairs, by the same seeds in all
-rows. Pictures are truncated as `generate` does it: towards the middle of a text's own answers where a remedy's
-answers are random (knn, posterior); towards the mean latent of all pictures else, and for the ceiling.
+The ceiling is what the mapper makes of the embeddings of the captions' own pictures, where there is no gap.
+A caption says less than its picture, so that no remedy comes near it; and one that guesses the rest at
+random comes less near than one that takes the middle of it. `own` is of the first 200 pairs, by the same
+seeds in all rows. Pictures are truncated as `generate` does it: towards the middle of a text's own answers
+where a remedy's answers are random (knn, posterior); towards the mean latent of all pictures else, and for
+the ceiling.
 
 Remedies that act in training (collapse, c3) are compared on the runs that were trained with them. The judge
 knows attribute labels: its column is for the record, settings are chosen by the others.
