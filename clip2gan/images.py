@@ -3,17 +3,18 @@
 import json
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 MAX_PIXELS = 100_000_000  # 10,000 x 10,000: some 0.4 GB while it is decoded
 MIN_SIDE = 8
 METADATA_KEY = "clip2gan"
+TEXT_SIZE, LINE_HEIGHT, MARGIN = 12, 15, 4  # pixels, of labels
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 # First bytes of what is often saved under a picture's name by mistake.
@@ -131,9 +132,46 @@ def contact_sheet(images: Sequence[Image.Image], columns: int, gap: int = 2) -> 
     return sheet
 
 
+def label(text: str, width: int, height: int | None = None) -> Image.Image:
+    """A text in black on white, by Pillow's own font, in lines that are cut to `width` pixels.
+
+    They stand in the middle of `height`, where those that do not fit are left out ("..."); None makes the
+    picture as high as they are. Scripts that the font lacks (it has Latin letters) come out as boxes.
+    """
+    font = ImageFont.load_default(TEXT_SIZE)
+    lines = _wrapped(text, width - 3 * MARGIN, font.getlength)
+    if height is None:
+        height = LINE_HEIGHT * len(lines)
+    fitting = max(1, height // LINE_HEIGHT)
+    if len(lines) > fitting:
+        lines = [*lines[: fitting - 1], f"{lines[fitting - 1][:-3]}..."]
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    top = (height - len(lines) * LINE_HEIGHT) // 2
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, top + number * LINE_HEIGHT), line, fill="black", font=font)
+    return picture
+
+
 def difference(before: Image.Image, after: Image.Image) -> Image.Image:
     """Where two pictures of one size differ: mid grey where they do not, brighter or darker where they do."""
     return ImageChops.subtract(after, before, scale=1.0, offset=128)
+
+
+def _wrapped(text: str, width: float, length: Callable[[str], float]) -> list[str]:
+    """The lines of a text that are not longer than `width`; a word that alone is longer is broken."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if length(longer) <= width:
+            lines[-1:] = [longer]
+            continue
+        lines.append("")
+        for char in word:
+            if lines[-1] and length(lines[-1] + char) > width:
+                lines.append("")
+            lines[-1] += char
+    return lines
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from clip2gan.evaluation.attributes import named, others_kept, variety
 from clip2gan.evaluation.avatars import groups
 from clip2gan.evaluation.inception import missing_part
 from clip2gan.evaluation.metrics import clip_score, diversity, frechet_distance, r_precision
+from clip2gan.evaluation.report import Evaluation, Protocol, markdown
 from clip2gan.pipeline import load
 
 
@@ -79,7 +81,27 @@ def test_models_are_put_side_by_side(run: Run, small: list[object], tmp_path: Pa
         assert f"FID and KID are left out; for them {missing_part()}" in err
     assert (tmp_path / "report.md").read_text() in out
     with Image.open(tmp_path / "report.png") as sheet:
-        assert sheet.height == 3 * 96 + 2 * 2  # a row for each prompt
+        # A label and 2 pictures of each model, a row for each prompt under the models' names.
+        assert sheet.size == (200 + 4 * 98 - 2, 15 + 2 + 3 * 98 - 2)
+        pixels = np.asarray(sheet)
+    prompts = [pixels[17 + 98 * row :][:96, :200] for row in range(3)]
+    models = [pixels[:15, 200:394], pixels[:15, 396:]]
+    assert all(label.min() < 50 and np.median(label) == 255 for label in prompts + models)  # ink on white
+    for name, model in report["models"].items():
+        assert model["mapper"] == "mlp", name
+        assert len(model["fingerprint"]) == len(model["clip_sha256"]) == 64
+        assert model["versions"]["torch"] == torch.__version__
+        assert f"{name}: fingerprint {model['fingerprint'][:12]}, mapper mlp" in out
+    assert report["prompts"] == ["a smiling face", "a person with glasses", "an old man"]
+    assert report["attributes"] == ["smiling", "red hair"]
+    asked = {"real": str(tmp_path / "real"), "real_pictures": 3, "max_real": 500, "num": 2, "truncation": 0.7}
+    assert {name: report[name] for name in asked} == asked
+    assert (report["seeds"], report["clip"], report["judge"]) == ([0, 1], "each model's own", "avatars")
+    assert out.startswith(f"prompts 3 of {tmp_path / 'prompts.txt'}, attributes 2 of ")
+    assert "picture nearest to its own text, of 3 |" in out
+    assert "named and variety are left out" in err
+    assert "edit_target and edit_others are left out" in err
+    assert "different CLIPs" not in err
 
     code, _, err = run(*small)
     assert code == 1
@@ -90,6 +112,67 @@ def test_without_real_pictures_there_is_less_to_say(run: Run, small: list[object
     assert run(*small)[0] == 0
     figures = json.loads((tmp_path / "report.json").read_text())["figures"]["avatars"]
     assert set(figures) == {"clip_score", "r_precision", "diversity", "seconds", "memory_gb"}
+
+
+def test_as_json_there_is_nothing_else_on_stdout(run: Run, small: list[object], tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("a face\nan old man\na face\n")
+    code, out, err = run(*small, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result.pop("files") == [str(tmp_path / f"report.{suffix}") for suffix in ("json", "md", "png")]
+    assert result == json.loads((tmp_path / "report.json").read_text())
+    assert result["command"] == "evaluate"
+    assert result["prompts"] == ["a face", "an old man"]
+    assert f"Warning: {tmp_path / 'prompts.txt'}: of its 3 texts 2 are different; each counts once\n" in err
+
+
+def test_models_of_other_resolutions_and_clips_are_compared(
+    run: Run, small: list[object], tiny_bundle: Path, tmp_path: Path
+):
+    """At 32 and at 64 pixels; the real pictures come in shards, and there are only 2 of them."""
+    for index in range(2):
+        with tarfile.open(tmp_path / f"pics-{index}.tar", "w") as archive:
+            archive.add(tmp_path / "real" / f"{index}.png", f"{index}.png")
+    options = ["--real", tmp_path / "pics-{0..1}.tar", "--model", tiny_bundle, "--against", "avatars"]
+    code, out, err = run(*small, *options)
+    assert code == 0, err
+    assert (
+        "Warning: the models have different CLIPs, whose figures do not compare; name one by --clip\n" in err
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["real_pictures"] == 2
+    small_model, large_model = report["models"].values()
+    assert small_model["clip_sha256"] != large_model["clip_sha256"]
+    lines = {line.split(" | ")[0].strip("| "): line for line in out.splitlines()}
+    assert "**" not in lines["clip_score"]
+    assert "**" not in lines["edit_kept"]
+    assert "**" in lines["reconstruction_l1"]
+
+    code, out, err = run(*small, *options, "--clip", "avatars", "--force")
+    assert code == 0, err
+    assert "different CLIPs" not in err
+    assert any("clip_score" in line and "**" in line for line in out.splitlines())
+
+
+def test_a_figure_that_a_model_lacks_is_a_dash():
+    row = [[Image.new("RGB", (8, 8))]]
+    first = Evaluation({"clip_score": 0.5, "named": 0.25}, row, clip="a")
+    second = Evaluation({"clip_score": 0.25}, row, clip="a")
+    table = markdown({"first": first, "second": second}).splitlines()
+    assert table[2].startswith("| clip_score | **0.500** | 0.250 |")
+    assert table[3].startswith("| named | 0.250 | - |")
+    assert len(table) == 4
+
+
+def test_lpips_without_its_trunk_says_what_evaluate_can_do(
+    run: Run, small: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "file"))
+    (tmp_path / "file").touch()  # no folder: nothing can be fetched into it
+    code, _, err = run(*small, "--lpips", "lpips-squeeze")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("leave --lpips out")
+    assert "--perceptual" not in err
 
 
 def test_the_judge_sees_what_texts_name(run: Run, tmp_path: Path):
@@ -187,11 +270,16 @@ def test_inception_distances_of_known_sets(tmp_path: Path, monkeypatch: pytest.M
     ("options", "message"),
     [
         (["--against", "avatars"], "the same model twice"),
-        (["--against", "avatars:foo"], "avatars has no mapper 'foo'"),
+        (["--against", "avatars:foo"], "'--against': avatars has no mapper 'foo'"),
         (["--model", "nowhere"], "unknown model 'nowhere'"),
         (["--out", "report.txt"], "name it report.json"),
         (["--num", "1"], "--num"),
-        (["--real", "nowhere"], "nowhere"),
+        (["--real", "nowhere"], "'--real': nowhere: no such folder or zip or tar"),
+        (["--real", "pics-{0..1}.tar"], "pics-0.tar: no such shard"),
+        (["--against", "nowhere"], "'--against': unknown model 'nowhere'"),
+        (["--against", "nowhere:flow"], "'--against': unknown model 'nowhere'"),
+        (["--model", "avatars:foo"], "'--model': avatars has no mapper 'foo'"),
+        (["--clip", "nothing"], "'--clip': unknown CLIP 'nothing'"),
     ],
 )
 def test_mistakes(options: list[str], message: str, run: Run, small: list[object], tmp_path: Path):
@@ -200,3 +288,14 @@ def test_mistakes(options: list[str], message: str, run: Run, small: list[object
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "report.json").exists()
+
+
+def test_one_real_picture_is_too_few(run: Run, small: list[object], tmp_path: Path):
+    for index in (1, 2):
+        (tmp_path / "real" / f"{index}.png").unlink()
+    code, _, err = run(*small, "--real", tmp_path / "real")
+    assert code == 2
+    assert f"'--real': {tmp_path / 'real'}: there is 1 picture in it; at least 2 are needed" in err
+    assert err.count("\n") == 1
+    with pytest.raises(ValueError, match="at least 2"):
+        Protocol(["a face"], real=[Image.new("RGB", (8, 8))])

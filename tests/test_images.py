@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from clip2gan.images import (
     contact_sheet,
     difference,
+    label,
     picture_files,
     read_metadata,
     read_picture,
@@ -242,3 +243,28 @@ def test_difference_is_grey_where_nothing_changed() -> None:
     shown = difference(before, after)
     assert shown.getpixel((0, 0)) == (128, 128, 128)
     assert shown.getpixel((1, 0)) == (138, 118, 128)
+
+
+def ink(picture: Image.Image) -> list[int]:
+    """The rows of a label that are not all white."""
+    return [row for row, values in enumerate(np.asarray(picture)) if values.min() < 255]
+
+
+def test_a_label_is_as_high_as_its_lines_and_cut_to_a_height() -> None:
+    one, more = label("a smiling face", 200), label("a smiling face " * 20, 200)
+    assert one.size == (200, 15)
+    assert more.width == 200
+    assert more.height == 10 * 15
+    cut = label("a smiling face " * 20, 200, 50)
+    assert cut.size == (200, 50)
+    assert ink(cut)[-1] < 50
+    rows = ink(label("smile", 200, 101))
+    assert (rows[0] + rows[-1]) / 2 == pytest.approx(50, abs=4)
+
+
+@given(text=st.text(max_size=60), width=st.integers(40, 120))
+def test_a_label_stays_in_its_width_whatever_the_text(text: str, width: int) -> None:
+    """A word that is longer than a line, such as a path, is broken."""
+    pixels = np.asarray(label(f"{text} {'runs/mapper/' * 8}bundle", width))
+    assert pixels[:, :2].min() == 255
+    assert pixels[:, -2:].min() == 255

@@ -2,11 +2,19 @@
 
     python -m tools.compare_clip2latent --peer ../clip2latent --run runs/mapper --cpu-seconds 900
 
-The peer is a copy of its repository; what its prior imports (dalle2-pytorch 0.2.38 and what that needs) has
-to be installed. It gets its own small configuration (a causal transformer of depth 6, batches of 512, AdamW
-at 1e-4 with a weight decay of 0.01, unit noise of the embedding's length, z-scored W), the same pairs of
-latent and embedding, and the same CPU time. It samples as its demonstration does: 4 steps, guidance 2. Texts,
-seeds, truncation, generator, CLIP and judge are the same for both.
+The peer is a copy of its repository, and its prior needs
+
+    pip install --no-deps dalle2-pytorch==0.2.38
+    pip install coca-pytorch einops einops-exts hydra-core kornia resize-right webdataset x-clip
+    pip install rotary-embedding-torch vector-quantize-pytorch
+
+What else dalle2-pytorch asks for is not used here; an empty module stands in for youtokentome, which it
+imports.
+
+It gets its own small configuration (a causal transformer of depth 6, batches of 512, AdamW at 1e-4 with a
+weight decay of 0.01, unit noise of the embedding's length, z-scored W), the same pairs of latent and
+embedding, and the same CPU time. It samples as its demonstration does: 4 steps, guidance 2. Texts, seeds,
+truncation, generator, CLIP and judge are the same for both.
 """
 
 import sys
@@ -15,6 +23,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -37,6 +46,7 @@ EMA = 0.999  # its own 0.9999 is for a thousand times as many steps
 
 def train_peer(w: Tensor, e: Tensor, lr: float, noise: float, seconds: float) -> tuple[Any, int]:
     """The peer's prior after `seconds` of CPU time on latents [N, w_dim] and embeddings [N, D]; its steps."""
+    sys.modules.setdefault("youtokentome", ModuleType("youtokentome"))  # imported there, and never used
     data, latent_prior, train_utils, dalle2 = (
         import_module(name)
         for name in (

@@ -12,14 +12,23 @@ The columns:
     gap     distance of the mean of what the mapper is given for texts from the mean of pictures' embeddings
     true    with --captions: mean cosine of what is given for a caption to its own picture's embedding
     rank    with --captions: median rank of that picture among all of them, by that cosine
+    own     with --captions: mean cosine of a caption's own picture and the one made of the caption, embedded
+    closed  with --captions: (own - own of none) / (own of the ceiling - own of none)
     named   with --judge: share of what the texts name that the judge sees
+
+The ceiling is what the mapper makes of the embeddings of the captions' own pictures, where there is no gap.
+A caption says less than its picture, so that no remedy comes near it; and one that guesses the rest at
+random comes less near than one that takes the middle of it. `own` is of the first 200 pairs, by the same
+seeds in all rows. Pictures are truncated as `generate` does it: towards the middle of a text's own answers
+where a remedy's answers are random (knn, posterior); towards the mean latent of all pictures else, and for
+the ceiling.
 
 Remedies that act in training (collapse, c3) are compared on the runs that were trained with them. The judge
 knows attribute labels: its column is for the record, settings are chosen by the others.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -32,15 +41,15 @@ from clip2gan.data.samples import plain_prompts, to_floats
 from clip2gan.evaluation.attributes import Claims, judged, named
 from clip2gan.evaluation.judge import Judge
 from clip2gan.evaluation.report import stack
-from clip2gan.gap import Collapse, Gap, Posterior, fit_gap
+from clip2gan.gap import Collapse, Gap, NoGap, Posterior, fit_gap
 from clip2gan.mappers.mlp import MlpMapper
-from clip2gan.pipeline import Clip2Gan, load
+from clip2gan.pipeline import Clip2Gan, Prompt, load
 from stylegan2.files import load_tensors
 from tools.dataset import read_avatars
 
 PROMPTS = Path(__file__).with_name("gap_prompts.txt")
 AT_INFERENCE = ("none", "shift", "whiten", "memory", "knn", "posterior")
-CAPTIONS = 1000
+CAPTIONS, DRAWN = 1000, 200
 
 
 def remedies(own: Gap, images: Tensor, texts: Tensor, logit_scale: float, *, grid: bool) -> dict[str, Gap]:
@@ -115,6 +124,28 @@ def measure(
     return figures
 
 
+@torch.no_grad()
+def own_cosine(model: Clip2Gan, gap: Gap, pairs: Pairs, *, truncation: float, ceiling: bool = False) -> float:
+    """Mean cosine of pictures drawn of captions to the captions' own pictures, embedded.
+
+    `ceiling`: drawn of the embeddings of these pictures instead.
+    """
+    model.gap = gap
+    sources = (pairs.images if ceiling else pairs.texts)[:DRAWN].split(1)
+    pictures = [
+        model.draw(Prompt(source, is_text=not ceiling), seed, truncation=truncation)
+        for seed, source in enumerate(sources)
+    ]
+    e_again = torch.cat([model.clip.encode_images(part) for part in stack(pictures).split(64)])
+    return (e_again * pairs.images[:DRAWN]).sum(1).mean().item()
+
+
+def own_bounds(model: Clip2Gan, pairs: Pairs, truncation: float) -> tuple[float, float]:
+    """`own` with no remedy at all, and of the ceiling; the model has the gap it was trained with."""
+    ceiling = own_cosine(model, model.gap, pairs, truncation=truncation, ceiling=True)
+    return own_cosine(model, NoGap(), pairs, truncation=truncation), ceiling
+
+
 def read_pairs(path: Path, model: Clip2Gan) -> Pairs:
     """The first of the drawn avatars with the first caption of each."""
     found = read_avatars(path)
@@ -163,9 +194,11 @@ def main(
         images = torch.cat([load_tensors(shard)[0]["embeddings"] for shard in shards]).to(model.device)
         texts = model.clip.encode_texts(plain_prompts())
         click.echo(f"\n{run}")
-        for row, (name, gap) in enumerate(
-            remedies(model.gap, images, texts, model.clip.logit_scale, grid=grid).items()
-        ):
+        pairs = None if captions is None else read_pairs(captions, model)
+        own = model.gap
+        bounds = None if pairs is None else own_bounds(model, pairs, truncation)
+        columns: list[str] = []
+        for name, gap in remedies(own, images, texts, model.clip.logit_scale, grid=grid).items():
             figures = measure(
                 model,
                 gap,
@@ -173,13 +206,26 @@ def main(
                 images,
                 claims=[entry.get("claims", {}) for entry in entries],
                 judge=judge,
-                pairs=None if captions is None else read_pairs(captions, model),
+                pairs=pairs,
                 num=num,
                 truncation=truncation,
             )
-            if row == 0:
-                click.echo("| remedy | " + " | ".join(figures) + " |\n|" + "---|" * (len(figures) + 1))
-            click.echo(f"| {name} | " + " | ".join(f"{value:.3f}" for value in figures.values()) + " |")
+            if pairs is not None and bounds is not None:
+                none, ceiling = bounds
+                figures["own"] = own_cosine(model, gap, pairs, truncation=truncation)
+                figures["closed"] = (figures["own"] - none) / (ceiling - none)
+            if not columns:
+                columns = list(figures)
+                click.echo(f"| remedy | {' | '.join(columns)} |\n|" + "---|" * (len(columns) + 1))
+            tell_row(name, columns, figures)
+        if bounds is not None:
+            tell_row("ceiling", columns, {"own": bounds[1], "closed": 1.0})
+
+
+def tell_row(name: str, columns: Sequence[str], figures: Mapping[str, float]) -> None:
+    """A row of the table, with a dash for what there is not."""
+    cells = (f"{figures[column]:.3f}" if column in figures else "-" for column in columns)
+    click.echo(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import click
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 import clip2gan
-from clip2gan.images import contact_sheet, write_png
+from clip2gan.images import contact_sheet, label, write_png
 from clip2gan.pipeline import Clip2Gan
 from tools.dataset import read_avatars
 
@@ -49,7 +49,7 @@ EDITS = (
 )
 STRENGTHS = (0.5, 1.0, 1.5)
 SEEDS = 4
-LABEL_WIDTH, TEXT_SIZE = 200, 12
+LABEL_WIDTH = 200
 
 
 def prompt_sheet(model: Clip2Gan) -> Image.Image:
@@ -78,28 +78,9 @@ def labelled(text: str, pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures side by side, with the text before them."""
     strip = contact_sheet(pictures, len(pictures))
     row = Image.new("RGB", (LABEL_WIDTH + strip.width, strip.height), "white")
+    row.paste(label(text, LABEL_WIDTH, strip.height), (0, 0))
     row.paste(strip, (LABEL_WIDTH, 0))
-    draw = ImageDraw.Draw(row)
-    font = ImageFont.load_default(TEXT_SIZE)
-    lines = wrapped(text, draw, font)
-    top = (row.height - len(lines) * (TEXT_SIZE + 3)) // 2
-    for number, line in enumerate(lines):
-        draw.text((4, top + number * (TEXT_SIZE + 3)), line, fill="black", font=font)
     return row
-
-
-def wrapped(
-    text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont
-) -> list[str]:
-    """The lines of a text that fit the label."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font=font) <= LABEL_WIDTH - 12:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
 
 
 @click.command(help=__doc__)

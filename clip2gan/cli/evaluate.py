@@ -1,30 +1,34 @@
 """`clip2gan evaluate`: models measured by the same prompts and pictures, side by side."""
 
 import json
-from functools import partial
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from clip2gan.cli._common import (
-    EXISTING,
     EXISTING_FILE,
     Finite,
     blame,
     check_outputs,
     device_option,
     force_option,
+    json_option,
     load_model,
     progress,
     resolve_device,
     seed_option,
+    warn,
 )
 from clip2gan.defaults import TRUNCATION
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
+    from clip2gan.evaluation.report import Instruments
     from clip2gan.pipeline import Clip2Gan
 
 SHEET_PICTURE = 96  # pixels
@@ -33,8 +37,8 @@ Example:
 
     clip2gan evaluate --model runs/flow/bundle --against runs/mlp/bundle --real pictures.zip --out report.json
 
-A model's other mappers are MODEL:MAPPER, as avatars:flow. Beside report.json come report.md, the table, and
-report.png, a sheet with a row for each prompt.
+A model's other mappers are MODEL:MAPPER, as avatars:flow. report.json has the figures and all that they were
+measured with; beside it come report.md, the table, and report.png, a sheet with a row for each prompt.
 """
 
 
@@ -49,7 +53,7 @@ report.png, a sheet with a row for each prompt.
 @click.option(
     "--attributes", type=EXISTING_FILE, metavar="FILE", help="Texts to edit by.  [default: about faces]"
 )
-@click.option("--real", type=EXISTING, metavar="FOLDER|ZIP", help="Pictures that no model was trained on.")
+@click.option("--real", metavar="DIR|ZIP|SHARDS", help="Pictures that no model was trained on; at least 2.")
 @click.option(
     "--max-real", type=click.IntRange(2), default=500, show_default=True, help="Take so many of them at most."
 )
@@ -82,13 +86,14 @@ report.png, a sheet with a row for each prompt.
 @device_option
 @seed_option
 @force_option
+@json_option
 def command(
     *,
     model: str,
     against: tuple[str, ...],
     prompts: Path | None,
     attributes: Path | None,
-    real: Path | None,
+    real: str | None,
     max_real: int,
     clip: str | None,
     judge: str,
@@ -100,6 +105,7 @@ def command(
     device: str,
     seed: int,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Measure models: how well pictures follow texts, how they vary, what mapping and editing keep."""
     if out is not None and out.suffix != ".json":
@@ -108,72 +114,81 @@ def command(
     if len(set(names)) < len(names):
         raise click.BadParameter("the same model twice", param_hint="'--against'")
     with blame("--prompts"):
-        drawn = read_texts(prompts, "prompts.json")
+        drawn = _different(read_texts(prompts, "prompts.json"), prompts)
     with blame("--attributes"):
-        edits = read_texts(attributes, "edits.json")
+        edits = _different(read_texts(attributes, "edits.json"), attributes)
     if out is not None:
         check_outputs([out, out.with_suffix(".md"), out.with_suffix(".png")], force)
+    for name in names:
+        _check_model(name, "--model" if name == model else "--against")
 
-    from clip2gan.clip import ClipEncoder
-    from clip2gan.evaluation.inception import missing_part
-    from clip2gan.evaluation.judge import Judge
-    from clip2gan.evaluation.report import Attribute, Instruments, Protocol, evaluate, markdown, sheet
-    from clip2gan.perceptual import identity_distance, lpips_distance
+    from dataclasses import replace
+
+    from clip2gan.evaluation.report import Attribute, Evaluation, Protocol, evaluate, markdown, sheet
+    from clip2gan.images import write_png
+    from stylegan2.files import atomic_path
 
     loaded = _load(model, device)
-    pictures = [] if real is None else _real_pictures(real, loaded.resolution, max_real)
+    # Read at each model's own resolution, so that no picture is resampled twice.
+    pictures_at = cache(lambda resolution: [] if real is None else _real_pictures(real, resolution, max_real))
     protocol = Protocol(
         [entry["text"] for entry in drawn],
         claims=[entry["claims"] for entry in drawn if "claims" in entry],
         num=num,
         truncation=truncation,
         attributes=[Attribute(entry["text"], entry.get("group"), entry.get("value")) for entry in edits],
-        real=pictures,
+        real=pictures_at(loaded.resolution),
         seed=seed,
     )
-    where = resolve_device(device)
     if judge == "auto":
         judge = "avatars" if is_avatars(loaded) else "none"
-    without = missing_part()
-    instruments = Instruments(
-        clip=ClipEncoder.load(clip, where) if clip else None,
-        judge=Judge.load() if judge == "avatars" else None,
-        lpips=lpips_distance(lpips, where) if lpips else None,
-        identity=identity_distance(identity, where) if identity else None,
-        inception=without is None,
-    )
-    if real is not None and without is not None:
-        click.echo(f"FID and KID are left out; for them {without}", err=True)
-    evaluations = {}
+    instruments = _instruments(clip, judge, lpips, identity, resolve_device(device))
+    _tell_left_out(instruments, prompts, attributes, real is not None)
+    settings = {
+        "prompts": list(protocol.prompts),
+        "attributes": [attribute.text for attribute in protocol.attributes],
+        "real": real,
+        "real_pictures": len(protocol.real),
+        "max_real": max_real if real else None,
+        "clip": clip or "each model's own",
+        "judge": judge,
+        "lpips": lpips,
+        "identity": identity,
+        "num": num,
+        "truncation": truncation,
+        "seed": seed,
+        "seeds": list(range(seed, seed + num)),
+    }
+    tell = (lambda line: None) if as_json else click.echo
+    tell(_line(settings, prompts=_source(drawn, prompts), attributes=_source(edits, attributes), seeds=None))
+    models: dict[str, dict[str, Any]] = {}
+    evaluations: dict[str, Evaluation] = {}
     for name in names:
         loaded = loaded if name == model else _load(name, device)
-        bar = partial(progress, desc=name)
-        evaluations[name] = evaluate(loaded, protocol, instruments, bar)
-    figures = {name: evaluation.figures for name, evaluation in evaluations.items()}
-    table = markdown(figures)
-    click.echo(table)
+        seeing = instruments.clip or loaded.clip
+        about = {**loaded.provenance(), "clip": seeing.spec, "clip_sha256": seeing.fingerprint()}
+        clips = {one["clip_sha256"] for one in models.values()}
+        if len(clips) == 1 and about["clip_sha256"] not in clips:
+            warn("the models have different CLIPs, whose figures do not compare; name one by --clip")
+        models[name] = about
+        short = about["fingerprint"][:12]
+        tell(f"{name}: {_line(about, fingerprint=short, model=None, clip_sha256=None, versions=None)}")
+        protocol = replace(protocol, real=pictures_at(loaded.resolution))
+        evaluations[name] = evaluate(loaded, protocol, instruments, partial(progress, desc=name))
+    table = markdown(evaluations)
+    tell(table)
+    made = {"command": "evaluate", **settings, "models": models}
+    result = {**made, "figures": {name: one.figures for name, one in evaluations.items()}}
+    files = []
     if out is not None:
-        from clip2gan.images import write_png
-        from stylegan2.files import atomic_path
-
-        settings = {
-            "clip": clip or "each model's own",
-            "judge": judge,
-            "lpips": lpips,
-            "identity": identity,
-            "prompts": len(drawn),
-            "num": num,
-            "truncation": truncation,
-            "real": len(pictures),
-            "seed": seed,
-        }
-        report = json.dumps({**settings, "figures": figures}, indent=2)
-        for path, text in ((out, report), (out.with_suffix(".md"), table)):
+        for path, text in ((out, json.dumps(result, indent=2)), (out.with_suffix(".md"), table)):
             with atomic_path(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
-        picture = sheet(list(evaluations.values()), SHEET_PICTURE)
-        write_png(out.with_suffix(".png"), picture, {"command": "evaluate", "models": names, **settings})
-        click.echo(f"wrote {out}, {out.with_suffix('.md')} and {out.with_suffix('.png')}")
+        write_png(out.with_suffix(".png"), sheet(evaluations, protocol.prompts, SHEET_PICTURE), made)
+        files = [str(out), str(out.with_suffix(".md")), str(out.with_suffix(".png"))]
+        tell(f"wrote {files[0]}, {files[1]} and {files[2]}")
+    if as_json:
+        click.echo(json.dumps({**result, "files": files}, indent=2))
 
 
 def read_texts(path: Path | None, default: str) -> "list[dict[str, Any]]":
@@ -198,19 +213,102 @@ def is_avatars(model: "Clip2Gan") -> bool:
     return model.clip.fingerprint() == ClipEncoder.load("avatars").fingerprint()
 
 
+def _different(entries: list[dict[str, Any]], source: Path | None) -> list[dict[str, Any]]:
+    """Each text once: a picture is compared with all texts but its own."""
+    different = {entry["text"]: entry for entry in entries}
+    if len(different) < len(entries):
+        warn(f"{source}: of its {len(entries)} texts {len(different)} are different; each counts once")
+    return list(different.values())
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """Model and mapper of MODEL[:MAPPER]; the colon of "hf-hub:ORG/NAME" is not one of these."""
+    model, colon, mapper = name.rpartition(":")
+    if not colon or model == "hf-hub" or Path(name).exists():
+        return name, None
+    return model, mapper
+
+
+def _check_model(name: str, option: str) -> None:
+    """Raise click.BadParameter of this option where there is no such model or mapper."""
+    from clip2gan.bundle import choose_mapper, locate_bundle, read_config
+
+    model, mapper = _split(name)
+    with blame(option):
+        folder = locate_bundle(model)
+    config = read_config(folder)
+    with blame(option):
+        choose_mapper(config, mapper, model)
+
+
 def _load(name: str, device: str) -> "Clip2Gan":
-    """A model and its mapper, of MODEL[:MAPPER]; the colon of "hf-hub:ORG/NAME" is not one of these."""
-    folder, colon, mapper = name.rpartition(":")
-    if not colon or folder == "hf-hub" or Path(name).exists():
-        return load_model(name, device, None)
-    return load_model(folder, device, mapper)
+    model, mapper = _split(name)
+    return load_model(model, device, mapper)
 
 
-def _real_pictures(source: Path, resolution: int, count: int) -> "list[Image.Image]":
+def _real_pictures(source: str, resolution: int, count: int) -> "list[Image.Image]":
+    """The first pictures of a folder, zip or shards; click.BadParameter where there are fewer than 2."""
     from PIL import Image
 
     from clip2gan.data.pictures import open_pictures
 
-    pictures = open_pictures(source, resolution)
+    with blame("--real"):
+        try:
+            pictures = open_pictures(source, resolution)
+        except FileNotFoundError as error:
+            raise ValueError(str(error)) from error
+        if len(pictures) < 2:
+            raise ValueError(f"{source}: there is 1 picture in it; at least 2 are needed")
     pixels = pictures.batch(range(min(count, len(pictures)))).permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in pixels]
+
+
+def _instruments(
+    clip: str | None, judge: str, lpips: str | None, identity: str | None, where: "torch.device"
+) -> "Instruments":
+    from clip2gan.clip import ClipEncoder
+    from clip2gan.evaluation.inception import missing_part
+    from clip2gan.evaluation.judge import Judge
+    from clip2gan.evaluation.report import Instruments
+    from clip2gan.perceptual import identity_distance, lpips_distance
+
+    with blame("--clip"):
+        encoder = ClipEncoder.load(clip, where) if clip else None
+    try:
+        distance = lpips_distance(lpips, where) if lpips else None
+    except OSError as error:  # its remedy is an option of the trainings
+        raise OSError(str(error).replace("choose --perceptual clip", "leave --lpips out")) from error
+    return Instruments(
+        clip=encoder,
+        judge=Judge.load() if judge == "avatars" else None,
+        lpips=distance,
+        identity=identity_distance(identity, where) if identity else None,
+        inception=missing_part() is None,
+    )
+
+
+def _tell_left_out(
+    instruments: "Instruments", prompts: Path | None, attributes: Path | None, has_real: bool
+) -> None:
+    """Say which figures will be missing, and why."""
+    from clip2gan.evaluation.inception import missing_part
+
+    if has_real and not instruments.inception:
+        click.echo(f"FID and KID are left out; for them {missing_part()}", err=True)
+    if instruments.judge is None:
+        return
+    reason = "only of the package's own texts the judge knows what they say"
+    if prompts is not None:
+        click.echo(f"named and variety are left out for the texts of {prompts}: {reason}", err=True)
+    if attributes is not None and has_real:
+        click.echo(f"edit_target and edit_others are left out for those of {attributes}: {reason}", err=True)
+
+
+def _source(entries: list[dict[str, Any]], path: Path | None) -> str:
+    return f"{len(entries)} of {path or 'the package'}"
+
+
+def _line(settings: Mapping[str, Any], **shown: str | None) -> str:
+    """Settings in one line; some are `shown` in other words, or not at all (None)."""
+    words = {**settings, **shown}
+    return ", ".join(f"{name} {value}" for name, value in words.items() if value is not None)

@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor
 
+CANDIDATES = 100  # texts that a picture's own is among
+
 
 def clip_score(pictures: Tensor, texts: Tensor) -> float:
     """Mean cosine of pictures [N, D] and each one's text [N, D] (Hessel et al. 2021, unscaled)."""
     return (pictures * texts).sum(1).mean().item()
 
 
-def r_precision(pictures: Tensor, texts: Tensor, own: Tensor, candidates: int = 100) -> float:
+def r_precision(pictures: Tensor, texts: Tensor, own: Tensor, candidates: int = CANDIDATES) -> float:
     """How often a picture is nearer to its own text than to others (Xu et al. 2018, R-precision with R = 1).
 
     Args:
@@ -34,6 +36,8 @@ def diversity(pictures: Tensor) -> float:
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """The Frechet distance of normal distributions fitted to two sets [N, D] and [M, D] (Heusel et al. 2017).
+
+    Both have at least 2 rows.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)). With fewer samples than dimensions it is too small to compare
     with other numbers of samples.

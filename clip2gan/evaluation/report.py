@@ -1,9 +1,10 @@
 """Models measured by the same prompts and pictures, side by side."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, product
 
 import torch
@@ -16,8 +17,8 @@ from clip2gan.defaults import NEUTRAL
 from clip2gan.evaluation.attributes import Claims, Verdicts, judged, kept, named, others_kept, variety
 from clip2gan.evaluation.inception import inception_distances
 from clip2gan.evaluation.judge import Judge
-from clip2gan.evaluation.metrics import clip_score, diversity, frechet_distance, r_precision
-from clip2gan.images import contact_sheet
+from clip2gan.evaluation.metrics import CANDIDATES, clip_score, diversity, frechet_distance, r_precision
+from clip2gan.images import contact_sheet, label
 from clip2gan.memory import PeakMemory
 from clip2gan.perceptual import Distance
 from clip2gan.pipeline import Clip2Gan, to_tensor
@@ -25,6 +26,7 @@ from clip2gan.pipeline import Clip2Gan, to_tensor
 EDITED = 100  # pictures that are edited, each by the next of the attributes
 VARIETY_DRAWS = 32  # sets of samples that the pictures of a text are compared with
 SHEET_PROMPTS, SHEET_COLUMNS = 12, 3
+SHEET_GAP, SHEET_LABEL = 2, 200  # pixels
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class Protocol:
     """What all models are given.
 
     Attributes:
-        prompts: texts to draw.
+        prompts: different texts to draw.
         claims: for avatars, what each of these texts says; else nothing.
         num: pictures of each, at least 2.
         truncation: psi.
         attributes: to edit by.
-        real: pictures that no model was trained on, or none.
+        real: pictures that no model was trained on, of any size, at least 2; or none.
         seed: of the first picture of a text.
     """
 
@@ -63,6 +65,8 @@ class Protocol:
             raise ValueError("there are no prompts; give at least one")
         if self.num < 2:
             raise ValueError(f"diversity needs at least 2 pictures a prompt, got {self.num}")
+        if len(self.real) == 1:
+            raise ValueError("a distance to real pictures needs at least 2 of them, got 1")
 
 
 @dataclass(frozen=True)
@@ -86,29 +90,32 @@ class Instruments:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure's meaning, and whether more of it is better."""
+    """A figure's meaning, whether more of it is better, and whether CLIP measures it."""
 
     what: str
     more_is_better: bool = True
+    by_clip: bool = False
 
 
 FIGURES: Mapping[str, Figure] = {
-    "clip_score": Figure("cosine of text and picture"),
-    "r_precision": Figure("picture nearest to its own text, of 100"),
+    "clip_score": Figure("cosine of text and picture", by_clip=True),
+    "r_precision": Figure("picture nearest to its own text, of {texts}", by_clip=True),
     "named": Figure("attributes that the text names, present"),
     "variety": Figure("entropy of the others, beside the generator's"),
-    "diversity": Figure("1 - cosine between pictures of a text"),
+    "diversity": Figure("1 - cosine between pictures of a text", by_clip=True),
     "diversity_lpips": Figure("LPIPS between pictures of a text"),
-    "frechet_clip": Figure("Frechet distance to real pictures, CLIP features", more_is_better=False),
+    "frechet_clip": Figure(
+        "Frechet distance to real pictures, CLIP features", more_is_better=False, by_clip=True
+    ),
     "fid": Figure("Frechet distance to real pictures, Inception", more_is_better=False),
     "kid": Figure("kernel distance to real pictures, Inception", more_is_better=False),
     "reconstruction_l1": Figure("mapped back: absolute difference on [-1, 1]", more_is_better=False),
-    "reconstruction_cosine": Figure("mapped back: cosine to the picture"),
+    "reconstruction_cosine": Figure("mapped back: cosine to the picture", by_clip=True),
     "reconstruction_lpips": Figure("mapped back: LPIPS", more_is_better=False),
     "reconstruction_identity": Figure("mapped back: distance of the faces", more_is_better=False),
     "reconstruction_kept": Figure("mapped back: attributes kept"),
-    "edit_gain": Figure("edit: rise of the cosine with the attribute's direction"),
-    "edit_kept": Figure("edit: cosine to the picture before"),
+    "edit_gain": Figure("edit: rise of the cosine with the attribute's direction", by_clip=True),
+    "edit_kept": Figure("edit: cosine to the picture before", by_clip=True),
     "edit_target": Figure("edit: the attribute present"),
     "edit_others": Figure("edit: the other attributes as before"),
     "seconds": Figure("seconds a picture, warm", more_is_better=False),
@@ -118,10 +125,14 @@ FIGURES: Mapping[str, Figure] = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's figures (those of `FIGURES` that could be had) and the pictures [prompt][k] it drew."""
+    """A model's figures (those of `FIGURES` that could be had) and the pictures [prompt][k] it drew.
+
+    `clip` is the fingerprint of the CLIP that compared pictures and texts.
+    """
 
     figures: dict[str, float]
     pictures: list[list[Image.Image]]
+    clip: str
 
 
 @torch.no_grad()
@@ -141,6 +152,7 @@ def evaluate(
     """
     instruments = instruments or Instruments()
     clip = instruments.clip or model.clip
+    protocol = replace(protocol, real=[model.fit(picture) for picture in protocol.real])
     memory = PeakMemory(model.device)
     prompts = [model.prompt(text) for text in protocol.prompts]
     model.draw(prompts[0], protocol.seed, truncation=protocol.truncation)  # warm
@@ -173,37 +185,66 @@ def evaluate(
         if protocol.attributes:
             figures |= _edits(model, clip, instruments.judge, protocol)
     figures |= {"seconds": statistics.median(seconds), "memory_gb": peak}
-    return Evaluation({name: figures[name] for name in FIGURES if name in figures}, pictures)
+    found = {name: figures[name] for name in FIGURES if not math.isnan(figures.get(name, math.nan))}
+    return Evaluation(found, pictures, clip.fingerprint())
 
 
-def markdown(figures: Mapping[str, Mapping[str, float]]) -> str:
-    """A table: a row for each figure, a column for each model, the best of a row in bold."""
+def markdown(evaluations: Mapping[str, Evaluation]) -> str:
+    """A table: a row for each figure, a column for each model, by name.
+
+    The best of a row is in bold, but for figures of CLIP where the models were measured by different ones. A
+    dash stands for what one of them lacks.
+    """
+    rows = list(evaluations.values())
+    one_clip = len({row.clip for row in rows}) == 1
+    texts = min(CANDIDATES, len(rows[0].pictures))
     lines = [
-        f"| figure | {' | '.join(figures)} | what it is |",
-        "|---|" + "---|" * (len(figures) + 1),
+        f"| figure | {' | '.join(evaluations)} | what it is |",
+        "|---|" + "---|" * (len(rows) + 1),
     ]
     for name, figure in FIGURES.items():
-        values = [row[name] for row in figures.values() if name in row]
-        if len(values) < len(figures):
+        values = [row.figures.get(name) for row in rows]
+        known = [value for value in values if value is not None]
+        if not known:
             continue
-        best = (max if figure.more_is_better else min)(values)
-        cells = [
-            f"**{value:.3f}**" if len(values) > 1 and value == best else f"{value:.3f}" for value in values
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {figure.what} |")
+        comparable = len(known) > 1 and (one_clip or not figure.by_clip)
+        best = (max if figure.more_is_better else min)(known) if comparable else None
+        cells = [_cell(value, value == best) for value in values]
+        lines.append(f"| {name} | {' | '.join(cells)} | {figure.what.format(texts=texts)} |")
     return "\n".join(lines)
 
 
-def sheet(evaluations: Sequence[Evaluation], size: int) -> Image.Image:
-    """A row for each of the first prompts; the first pictures of each model, `size` pixels wide, in turn."""
-    count = min(SHEET_PROMPTS, len(evaluations[0].pictures))
-    shown = [
-        picture.resize((size, size), Image.Resampling.LANCZOS)
+def _cell(value: float | None, is_best: bool) -> str:
+    if value is None:
+        return "-"
+    return f"**{value:.3f}**" if is_best else f"{value:.3f}"
+
+
+def sheet(evaluations: Mapping[str, Evaluation], prompts: Sequence[str], size: int) -> Image.Image:
+    """A row for each of the first prompts, its text before it; under each model's name its first pictures.
+
+    Args:
+        evaluations: by the models' names.
+        prompts: that were drawn.
+        size: pixels of a picture's side.
+    """
+    count = min(SHEET_PROMPTS, len(prompts))
+    rows = [
+        [picture for one in evaluations.values() for picture in one.pictures[row][:SHEET_COLUMNS]]
         for row in range(count)
-        for evaluation in evaluations
-        for picture in evaluation.pictures[row][:SHEET_COLUMNS]
     ]
-    return contact_sheet(shown, columns=len(shown) // count)
+    shown = [picture.resize((size, size), Image.Resampling.LANCZOS) for row in rows for picture in row]
+    body = contact_sheet(shown, len(rows[0]), SHEET_GAP)
+    span = len(rows[0]) // len(evaluations) * (size + SHEET_GAP)
+    names = [label(name, span - SHEET_GAP) for name in evaluations]
+    top = max(name.height for name in names) + SHEET_GAP
+    whole = Image.new("RGB", (SHEET_LABEL + body.width, top + body.height), "white")
+    whole.paste(body, (SHEET_LABEL, top))
+    for column, name in enumerate(names):
+        whole.paste(name, (SHEET_LABEL + column * span, 0))
+    for row, prompt in enumerate(prompts[:count]):
+        whole.paste(label(prompt, SHEET_LABEL, size), (0, top + row * (size + SHEET_GAP)))
+    return whole
 
 
 def _attributes(
