@@ -75,10 +75,17 @@ def load(
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a picture is drawn from: a unit CLIP embedding [1, D], and whether it is a text's."""
+    """What a picture is drawn from.
+
+    Attributes:
+        embedding: [1, D], unit length.
+        is_text: whether it is a text's embedding, or a picture's.
+        center: [1, num_ws, w_dim] or [w_dim], where truncation pulls to.
+    """
 
     embedding: Tensor
     is_text: bool
+    center: Tensor
 
 
 @dataclass(frozen=True)
@@ -225,8 +232,21 @@ class Clip2Gan:
         if isinstance(source, str):
             if not source.strip():
                 raise ValueError("the text is empty; say what the picture shows")
-            return Prompt(self.clip.encode_texts([source]), is_text=True)
-        return Prompt(self.clip.encode_images([source]), is_text=False)
+            return self.embedded(self.clip.encode_texts([source]), is_text=True)
+        return self.embedded(self.clip.encode_images([source]), is_text=False)
+
+    @torch.no_grad()
+    def embedded(self, embedding: Tensor, is_text: bool) -> Prompt:
+        """A prompt of a unit embedding [1, D].
+
+        Truncation pulls to the middle of a text's own pictures, where they differ around one. The mean latent
+        of all pictures, to which it pulls otherwise, would take away what the text names (as the mean of all
+        classes does in conditional generators: Sauer et al. 2022, StyleGAN-XL).
+        """
+        center = self.w_avg
+        if self.takes_texts or (is_text and self.gap.is_random):
+            center = self.mapper(self.gap.center(embedding) if is_text else self.gap.from_image(embedding))
+        return Prompt(embedding, is_text, center)
 
     @torch.no_grad()
     def draw(
@@ -240,9 +260,8 @@ class Clip2Gan:
     ) -> Image.Image:
         """One picture of a prompt; arguments as those of `generate`."""
         candidates = []
-        center = self._center(prompt)
         for index in range(rerank):
-            ws = truncate(self._sample(prompt, candidate_seed(seed, index)), center, truncation)
+            ws = truncate(self._sample(prompt, candidate_seed(seed, index)), prompt.center, truncation)
             if style is not None:
                 coarse = self.generator.num_ws // 2
                 ws = torch.cat([ws[:, :coarse], style[:, coarse:]], dim=1)
@@ -538,17 +557,6 @@ class Clip2Gan:
     def takes_texts(self) -> bool:
         """Whether the generator takes CLIP's embeddings itself, without a mapper."""
         return isinstance(self.mapper, OwnMapping)
-
-    def _center(self, prompt: Prompt) -> Tensor:
-        """Where truncation pulls to: the middle of a text's own pictures, where they differ around one.
-
-        The mean latent of all pictures, to which it pulls otherwise, would take away what the text names (as
-        the mean of all classes does in conditional generators: Sauer et al. 2022, StyleGAN-XL).
-        """
-        if not (self.takes_texts or (prompt.is_text and self.gap.is_random)):
-            return self.w_avg
-        e = prompt.embedding
-        return self.mapper(self.gap.center(e) if prompt.is_text else self.gap.from_image(e))
 
     def _sample(self, prompt: Prompt, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

@@ -43,7 +43,7 @@ from clip2gan.evaluation.judge import Judge
 from clip2gan.evaluation.report import stack
 from clip2gan.gap import Collapse, Gap, NoGap, Posterior, fit_gap
 from clip2gan.mappers.mlp import MlpMapper
-from clip2gan.pipeline import Clip2Gan, Prompt, load
+from clip2gan.pipeline import Clip2Gan, load
 from stylegan2.files import load_tensors
 from tools.dataset import read_avatars
 
@@ -133,7 +133,7 @@ def own_cosine(model: Clip2Gan, gap: Gap, pairs: Pairs, *, truncation: float, ce
     model.gap = gap
     sources = (pairs.images if ceiling else pairs.texts)[:DRAWN].split(1)
     pictures = [
-        model.draw(Prompt(source, is_text=not ceiling), seed, truncation=truncation)
+        model.draw(model.embedded(source, is_text=not ceiling), seed, truncation=truncation)
         for seed, source in enumerate(sources)
     ]
     e_again = torch.cat([model.clip.encode_images(part) for part in stack(pictures).split(64)])
