@@ -9,6 +9,7 @@ from clip2gan.mappers.base import Mapper, MapperConfig, row_noise
 from stylegan2 import Generator
 
 ANSWERS = 64  # that are averaged to the best single one
+SPREAD_ANSWERS = 1024  # of which the spread of latents is measured
 
 
 class OwnMapping(Mapper):
@@ -28,6 +29,12 @@ class OwnMapping(Mapper):
     def init_weights(self, generator: torch.Generator) -> None:
         """Nothing: the weights are the generator's."""
 
+    @torch.no_grad()
+    def fit_spread(self, e: Tensor) -> None:
+        """Take the latents' statistics from answers to one embedding e [1, D]."""
+        w = self.sample(e, SPREAD_ANSWERS, torch.Generator().manual_seed(0))[0, :, 0]
+        self.fit_statistics(e, w)
+
     def forward(self, e: Tensor) -> Tensor:
         """The mean of answers to the same noise for every embedding."""
         return self.sample(e, ANSWERS, torch.Generator().manual_seed(0), same_noise=True).mean(1)
@@ -39,6 +46,10 @@ class OwnMapping(Mapper):
         z = noise.expand(len(e), -1, -1).flatten(0, 1)
         return own.mapping(z, e.repeat_interleave(num, dim=0)).unflatten(0, (len(e), num))
 
+    def loss_noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """[num, z_dim], normal."""
+        return torch.randn(num, self._generator[0].config.z_dim, generator=generator)
+
     def loss(self, e: Tensor, w: Tensor, noise: Tensor) -> Tensor:
-        """Squared error of scaled latents. The generator's own training is `clip2gan.training.gan`."""
-        return (self.sample(e, 1, generator)[:, 0, 0] - w).square().mean()
+        """Squared error of latents. The generator's own training is `clip2gan.training.gan`."""
+        return (self._generator[0].mapping(noise.to(e), e)[:, 0] - w).square().mean()
