@@ -259,10 +259,10 @@ def test_an_attribute_that_is_not_reached_is_said_to_be_so(call: Run) -> None:
     for attribute in ("sad", "-sad", "hat", "-hat"):
         _, out, err = call("edit", *args, "--attr", attribute)
         (reached,) = json.loads(out)["files"][0]["figures"][0]["reached"].values()
-        assert ("clearly enough" in err) == (not reached)
+        assert ("is not clearly" in err) == (not reached)
         seen.add(reached)
     assert seen == {True, False}
-    assert "clearly enough" not in call("edit", *args, "--attr", "sad", "--strength", 0)[2]
+    assert "is not clearly" not in call("edit", *args, "--attr", "sad", "--strength", 0)[2]
 
 
 def test_a_sheet_is_never_written_over_a_picture(call: Run) -> None:

@@ -437,11 +437,11 @@ def _warn_not_reached(name: str, wanted: Mapping[str, float], change: "Change") 
 
     for text, reached in change.reached.items():
         if wanted[text] and not reached:
-            what = f"{text!r} does not show" if wanted[text] > 0 else f"{text!r} still shows"
-            sign = "-" if wanted[text] < 0 else ""
+            sign, state = ("", "there") if wanted[text] > 0 else ("-", "gone")
+            clearness = f"CLIP {change.clearness[text]:.2f}; {AGREES} would do"
             warn(
-                f"{name}: {what} clearly enough (CLIP {change.clearness[text]:.2f} of {AGREES}); "
-                f'a number takes it further: --attr "{sign}{text}:2"'
+                f"{name}: {text!r} is not clearly {state} ({clearness}); "
+                f'to go further, set a strength, as in --attr "{sign}{text}:3"'
             )
 
 
