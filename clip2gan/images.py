@@ -74,8 +74,15 @@ def read_picture(path: str | Path) -> Image.Image:
 
 
 def picture_files(folder: str | Path) -> list[Path]:
-    """The picture files directly in `folder`, by name. Raises ValueError when there are none."""
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
+    """The picture files directly in `folder`, by name, without hidden ones (such as macOS's `._a.png`).
+
+    Raises ValueError when there are none.
+    """
+    files = sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
     if not files:
         raise ValueError(f"{folder}: no pictures in this folder ({', '.join(sorted(SUFFIXES))})")
     return files

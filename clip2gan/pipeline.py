@@ -8,7 +8,7 @@ edit        picture -> ws by inversion or encoder, or CLIP image -> mapper
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from torch import Tensor
 from clip2gan import __version__
 from clip2gan.bundle import Bundle, load_bundle
 from clip2gan.data.pictures import fit_square
-from clip2gan.data.samples import draw_samples
+from clip2gan.data.samples import draw_samples, shards
 from clip2gan.defaults import NEUTRAL, TRUNCATION
 from clip2gan.devices import resolve_device
 from clip2gan.editing.directions import (
@@ -34,11 +34,12 @@ from clip2gan.editing.directions import (
     restricted_to,
 )
 from clip2gan.editing.inversion import InversionConfig, TuningConfig, invert, psnr, tune
-from clip2gan.editing.strength import Choice, identity, least_strengths
+from clip2gan.editing.strength import AGREES, Choice, identity, least_strengths, sign_of
 from clip2gan.losses import feature_distance
 from clip2gan.mappers.own import OwnMapping
 from stylegan2.checkpoints.download import cache_folder
 from stylegan2.generator import set_precision, truncate
+from stylegan2.runs import step_generator
 
 Source = Literal["invert", "encoder", "clip"]
 
@@ -118,6 +119,8 @@ class Change:
         perceptual: distance of CLIP's image features before and after, in the form of LPIPS.
         moved: how far ws went, as a root mean square in standard deviations of latents.
         from_average: how far they are from w_avg, likewise.
+        course: where other strengths lead.
+        reference: the strength of the picture to move towards.
     """
 
     ws: Tensor
@@ -128,6 +131,23 @@ class Change:
     perceptual: float
     moved: float
     from_average: float
+    course: Course = field(repr=False, compare=False)
+    reference: float = 1.0
+
+    @property
+    def reached(self) -> dict[str, bool]:
+        """attribute -> whether CLIP finds it now (or its absence, where it was to go)."""
+        return {text: value >= AGREES for text, value in self.clearness.items()}
+
+    @torch.no_grad()
+    def at(self, factor: float) -> Tensor:
+        """ws [1, num_ws, w_dim] at a part of all strengths, from 0 (none) to 1 (those of this change)."""
+        if factor == 0:
+            return self.course.ws
+        if factor == 1:
+            return self.ws
+        values = torch.tensor([[self.strengths[text] for text in self.course.texts]])
+        return self.course(factor * values, factor * self.reference)
 
     def figures(self) -> dict[str, Any]:
         """All but the latents, rounded, as it is reported."""
@@ -135,6 +155,7 @@ class Change:
             "strengths": {text: round(value, 3) for text, value in self.strengths.items()},
             "clip": {text: round(value, 3) for text, value in self.clearness.items()},
             "clip_gain": {text: round(value, 3) for text, value in self.gains.items()},
+            "reached": self.reached,
             "identity": round(self.identity, 4),
             "perceptual": round(self.perceptual, 4),
             "moved": round(self.moved, 3),
@@ -157,6 +178,8 @@ class Clip2Gan:
         self.bundle = bundle
         self.generator, self.clip, self.gap = bundle.generator, bundle.clip, bundle.gap
         self.mapper_kind, self.mapper = next(iter(bundle.mappers.items()))
+        if isinstance(self.mapper, OwnMapping):
+            self.mapper.fit_spread(self.clip.encode_texts([NEUTRAL]))
         self.encoder = bundle.encoder
         self.resolution = self.generator.config.img_resolution
         self.w_avg = self.generator.mapping.w_avg
@@ -357,7 +380,9 @@ class Clip2Gan:
     ) -> "Clip2Gan":
         """This model with a generator that is tuned to give `image` back at ws (pivotal tuning)."""
         target = to_tensor(self.fit(image), self.device)
-        generator = tune(self.generator, self.clip, target, ws, config=config, progress=progress)
+        generator = tune(
+            self.generator, self.clip, target, ws, self._draw_one, config=config, progress=progress
+        )
         return Clip2Gan(replace(self.bundle, generator=generator), self.name, self.precision)
 
     @torch.no_grad()
@@ -428,18 +453,20 @@ class Clip2Gan:
         """What `edit` does, on latents ws [1, num_ws, w_dim], and what it came to."""
         how = how or Directions()
         if strength != "auto":
-            course = self.course(ws, attributes, how, reference=reference, scale=strength)
-            return self.outcome(course, {text: strength * value for text, value in attributes.items()})
-        tried: list[tuple[int, float, Course, Choice]] = []
+            strengths = {text: strength * value for text, value in attributes.items()}
+            signs = {text: sign_of(value) * sign_of(strength) for text, value in attributes.items()}
+            course = self.course(ws, attributes, how, reference=reference)
+            return self.outcome(course, strengths, signs, strength)
+        tried: list[tuple[Course, Choice]] = []
         for locality in LOCALITIES if how.method == "neighbours" else LOCALITIES[:1]:
             course = self.course(ws, attributes, how, reference=reference, locality=locality)
-            choice = least_strengths(course, attributes, self.memory, self._embed)
-            agreed = sum(choice.agrees.values())
-            tried.append((agreed, min(choice.clearness.values(), default=0.0), course, choice))
-            if agreed == len(attributes):
+            tried.append((course, least_strengths(course, attributes, self.memory, self._embed)))
+            if all(tried[-1][1].agrees.values()):
                 break
-        _, _, course, choice = max(tried, key=lambda one: one[:2])
-        return self.outcome(course, choice.strengths)
+        course, choice = max(tried, key=lambda one: one[1].shown)
+        return self.outcome(
+            course, choice.strengths, {text: sign_of(value) for text, value in attributes.items()}
+        )
 
     @torch.no_grad()
     def course(
@@ -449,18 +476,16 @@ class Clip2Gan:
         how: "Directions | None" = None,
         *,
         reference: Image.Image | None = None,
-        scale: float = 1.0,
         locality: float = LOCALITY,
     ) -> Course:
-        """Where strengths of texts lead from ws [1, num_ws, w_dim]; `scale` is that of the reference."""
+        """Where strengths of texts, and of the reference, lead from ws [1, num_ws, w_dim]."""
         how = how or Directions()
         embeddings = {text: self.prompt(text).embedding for text in texts}
         e = self._embed(ws)
-        towards = None if reference is None else self.prompt(reference).embedding
         restrict = None
         if how.threshold > 0 and embeddings:
             masks = [
-                relevance(self.generator, self.clip, self.memory.towards(e[0], text[0]))
+                relevance(self.generator, self.clip, self.memory.towards(e[0], text[0]), self._draw_one)
                 for text in embeddings.values()
             ]
             kept = [torch.stack(layer).amax(0) >= how.threshold for layer in zip(*masks, strict=True)]
@@ -478,21 +503,30 @@ class Clip2Gan:
             method=how.method,
             locality=locality,
             keep=[self.prompt(text).embedding for text in how.keep],
-            reference=None if towards is None else e + scale * (towards - e),
+            reference=None if reference is None else self.prompt(reference).embedding,
             restrict=restrict,
         )
 
     @torch.no_grad()
-    def outcome(self, course: Course, strengths: Mapping[str, float]) -> "Change":
-        """The change that `strengths` of the course's texts make, and its figures."""
+    def outcome(
+        self,
+        course: Course,
+        strengths: Mapping[str, float],
+        signs: Mapping[str, int],
+        reference: float = 1.0,
+    ) -> "Change":
+        """The change that `strengths` of the course's texts and of its reference make, and its figures.
+
+        `signs` tell what is wanted of each text: 1 that the picture shows it, -1 that it does not. Strengths
+        do not tell where one is 0.
+        """
         values = torch.tensor([[strengths[text] for text in course.texts]])
-        ws = course(values)
+        ws = course(values, reference)
         before, after = (self.generator.synthesis(each, noise_mode="const") for each in (course.ws, ws))
         e = self.clip.encode_images(after)
-        signs = [1 if strengths[text] >= 0 else -1 for text in course.texts]
         clearness = {
-            text: [float(self.memory.clearness(one, row, sign)) for one in (course.e, e)]
-            for text, row, sign in zip(course.texts, course.e_texts, signs, strict=True)
+            text: [float(self.memory.clearness(one, row, signs[text])) for one in (course.e, e)]
+            for text, row in zip(course.texts, course.e_texts, strict=True)
         }
         spread = lambda shift: float((shift / self.mapper.w_std).square().mean().sqrt())  # noqa: E731
         return Change(
@@ -506,6 +540,8 @@ class Clip2Gan:
             ),
             moved=spread(ws - course.ws),
             from_average=spread(ws - self.w_avg),
+            course=course,
+            reference=reference,
         )
 
     def auto_strengths(
@@ -537,7 +573,12 @@ class Clip2Gan:
         remembered = getattr(self.gap, "memory", None)
         if remembered is None:
             folder = cache_folder().with_name("clip2gan") / "samples" / self.bundle.fingerprint[:16]
-            remembered = draw_samples(self.generator, self.clip, MEMORY_SAMPLES, 0, folder).embeddings
+            if self.takes_texts:
+                made_from = {"model": self.bundle.fingerprint, "text": NEUTRAL}
+                remembered = shards(folder, MEMORY_SAMPLES, made_from, self._embed_random, "drawing samples")
+                remembered = remembered["embeddings"]
+            else:
+                remembered = draw_samples(self.generator, self.clip, MEMORY_SAMPLES, 0, folder).embeddings
         return Memory(remembered.to(self.w_avg), self.clip.logit_scale)
 
     @torch.no_grad()
@@ -549,6 +590,14 @@ class Clip2Gan:
                 for part in ws.split(max(1, BATCH_PIXELS // self.resolution**2))
             ]
         )
+
+    def _embed_random(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Embeddings [stop - start, D] of random pictures."""
+        return {"embeddings": self._embed(self.random_ws(stop - start, step_generator(0, -1 - start)))}
+
+    def _draw_one(self, random: torch.Generator) -> Tensor:
+        """ws [1, num_ws, w_dim] of a random latent."""
+        return self.random_ws(1, random)
 
     def _broadcast(self, w: Tensor) -> Tensor:
         return w[:, None].repeat(1, self.generator.num_ws, 1)

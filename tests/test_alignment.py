@@ -106,6 +106,17 @@ def test_a_square_far_beyond_the_photo_is_refused() -> None:
         crop_face(smooth_photo(), Square((0.0, 0.0), (50_000.0, 0.0)), 64)
 
 
+def test_a_face_at_the_edge_of_a_large_photo_is_no_matter() -> None:
+    photo = smooth_photo(30_000, 20)
+    cut, same = (
+        np.asarray(
+            crop_face(photo.crop((left, 0, 30_000, 20)), Square((29_900.0 - left, 10.0), (900.0, 0.0)), 18)
+        )
+        for left in (0, 28_000)
+    )
+    assert (cut == same).all()
+
+
 @given(st.floats(-3, 3), st.floats(25, 60))
 def test_a_face_that_is_cut_out_and_put_back_is_where_it_was(angle: float, half: float) -> None:
     """A perfect inversion into a hole: the round trip gives the photo back."""
@@ -198,6 +209,37 @@ def test_a_portrait_goes_through_an_edit_and_back(run: Run, tiny_bundle: Path, t
         square = face_square(find_faces(photo)[0])
         assert changed.any()
         assert not changed[np.asarray(face_mask(photo.size, square)) == 0].any()
+
+
+def test_more_faces_are_never_written_over_other_pictures(
+    run: Run, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    detector()
+    photo = portrait()
+    pair = Image.new("RGB", (1024, 512))
+    pair.paste(photo, (0, 0))
+    pair.paste(photo, (512, 0))
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    pair.save(folder / "pair.png")
+    args = ["--model", tiny_bundle, "--device", "cpu", "--source", "clip", "--attr", "hat:1", "--align"]
+    out.mkdir()
+    (out / "pair-face2.png").write_text("mine")
+    code, _, err = run("edit", *args, "--image", folder / "pair.png", "--out", out)
+    assert code == 1
+    assert "pair-face2.png exists already; give --force to overwrite" in err
+    assert err.count("\n") == 1
+    assert [path.name for path in out.iterdir()] == ["pair-face2.png"]
+    photo.save(folder / "pair-face2.png")
+    code, _, err = run("edit", *args, "--image", folder, "--out", out, "--force")
+    assert code == 1
+    assert "pair.png: pair-face2.png and a face of pair.png would both become" in err
+    assert {path.name for path in out.iterdir()} == {"pair-face2.png", "figures.csv"}
+    (folder / "pair-face2.png").unlink()
+    assert run("edit", *args, "--image", folder, "--out", out, "--force", "--sheet")[0] == 0
+    assert {path.name for path in out.iterdir()} == {
+        "pair.png", "pair-face2.png", "pair-sheet.png", "pair-sheet-face2.png", "figures.csv",
+    }  # fmt: skip
 
 
 def test_photos_without_a_face_are_named_and_the_rest_done(

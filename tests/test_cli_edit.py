@@ -15,7 +15,7 @@ from clip2gan.editing.inversion import InversionConfig, picture_fingerprint
 from clip2gan.images import read_metadata
 from clip2gan.pipeline import Clip2Gan
 from stylegan2 import load_generator
-from stylegan2.files import load_tensors
+from stylegan2.files import load_tensors, save_tensors
 
 
 @pytest.fixture
@@ -59,7 +59,9 @@ def test_a_folder_in_gives_a_folder_out_with_the_same_stems(call: Run) -> None:
     with Path("o/figures.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["image"], row["attribute"]) for row in rows] == [("007.jpg", "sad"), ("b.png", "sad")]
-    assert all(math.isfinite(float(row[name])) for row in rows for name in ("clip_gain", "identity", "moved"))
+    numbers = ("clip_gain", "psnr", "identity", "moved")
+    assert all(math.isfinite(float(row[name])) for row in rows for name in numbers)
+    assert all(row["reached"] == str(float(row["clip"]) >= 0.9) for row in rows)
 
 
 def test_a_sheet_beside_each_picture(call: Run) -> None:
@@ -83,6 +85,10 @@ def test_a_sweep_is_a_strip_from_weak_to_strong(call: Run) -> None:
     metadata = read_metadata("strip.png")
     assert metadata is not None
     assert metadata["strength"] == [-1.0, 0.0, 1.0]
+    assert metadata["attributes"] == {"sad": 1.0}
+    figures = metadata["figures"]
+    assert [each["strengths"]["sad"] for each in figures] == [-1.0, 0.0, 1.0]
+    assert [each["moved"] > 0 for each in figures] == [True, False, True]
 
 
 def test_auto_strength_tells_what_it_chose(call: Run) -> None:
@@ -107,7 +113,7 @@ def test_a_reference_picture_instead_of_words(call: Run) -> None:
 
 def test_broken_pictures_of_a_folder_are_named_and_the_rest_done(call: Run) -> None:
     Path("pictures/a.png").write_bytes(b"<html>")
-    code, _, err = call("edit", "--image", "pictures", "--attr", "sad", "--source", "clip", "--out", "o")
+    code, _, err = call("edit", "--image", "pictures", "--attr", "sad:1", "--source", "clip", "--out", "o")
     assert code == 1
     assert err.splitlines() == [
         "Warning: skipped pictures/a.png: not a picture: it looks like an HTML page",
@@ -223,6 +229,92 @@ def test_latents_that_were_kept_are_taken(call: Run) -> None:
         assert a.tobytes() == b.tobytes()
 
 
+def test_latents_are_named_where_they_are_used_and_missed_where_not(call: Run, tiny_bundle: Path) -> None:
+    assert call("invert", "--image", "pictures/b.png", "--out", "w.safetensors")[0] == 0
+    args = ["--attr", "sad:1", "--latents", "w.safetensors"]
+    code, _, err = call("edit", "--image", "pictures", *args, "--out", "o")
+    assert code == 0
+    assert err.count("has no latents of it") == 1
+    assert "Warning: 007.jpg: w.safetensors has no latents of it; they are found by --source invert" in err
+    kept, anew = read_metadata("o/b.png"), read_metadata("o/007.png")
+    assert kept is not None
+    assert anew is not None
+    assert (kept["latents"], kept["source"], kept["steps"]) == ("w.safetensors", "latents", None)
+    assert (anew["latents"], anew["source"], anew["steps"]) == ("w.safetensors", "invert", 2)
+
+
+def test_latents_of_another_model_are_refused(call: Run) -> None:
+    assert call("invert", "--image", "pictures/b.png", "--out", "w.safetensors")[0] == 0
+    tensors, config = load_tensors("w.safetensors")
+    save_tensors("w.safetensors", tensors, {**config, "fingerprint": "f" * 64})
+    code, out, err = call("edit", "--image", "pictures/b.png", "--attr", "sad", "--latents", "w.safetensors")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: Invalid value for '--latents': w.safetensors: latents of another model")
+    assert err.count("\n") == 1
+
+
+def test_an_attribute_that_is_not_reached_is_said_to_be_so(call: Run) -> None:
+    args = ["--image", "picture.png", "--source", "clip", "--json", "--out", "e.png", "--force"]
+    seen = set()
+    for attribute in ("sad", "-sad", "hat", "-hat"):
+        _, out, err = call("edit", *args, "--attr", attribute)
+        (reached,) = json.loads(out)["files"][0]["figures"][0]["reached"].values()
+        assert ("is not clearly" in err) == (not reached)
+        seen.add(reached)
+    assert seen == {True, False}
+    assert "is not clearly" not in call("edit", *args, "--attr", "sad", "--strength", 0)[2]
+
+
+def test_a_sheet_is_never_written_over_a_picture(call: Run) -> None:
+    shutil.copy("pictures/b.png", "pictures/b-sheet.png")
+    args = ["--image", "pictures", "--attr", "sad:1", "--source", "clip", "--out", "o"]
+    code, out, err = call("edit", *args, "--sheet", "--force")
+    assert (code, out) == (2, "")
+    assert "b-sheet.png and the sheet of b.png would both become o/b-sheet.png; rename one" in err
+    assert err.count("\n") == 1
+    assert not Path("o").exists()
+    assert call("edit", *args)[0] == 0
+
+
+def test_files_that_macos_leaves_and_folders_are_no_pictures(call: Run) -> None:
+    Path("pictures/._b.png").write_bytes(b"\0\5\x16\7")
+    Path("pictures/c.png").mkdir()
+    args = ["--image", "pictures", "--attr", "sad:1", "--source", "clip", "--out", "o"]
+    assert call("edit", *args)[0] == 0
+    assert names("o") == ["007.png", "b.png", "figures.csv"]
+
+
+def test_an_interrupted_folder_keeps_the_figures_of_what_is_done(
+    call: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimate = Clip2Gan.estimate
+
+    def interrupted(self: Clip2Gan, image: Image.Image) -> torch.Tensor:
+        if image.size == (64, 64):
+            raise KeyboardInterrupt
+        return estimate(self, image)
+
+    monkeypatch.setattr(Clip2Gan, "estimate", interrupted)
+    args = ["--image", "pictures", "--attr", "sad:1", "--source", "clip", "--out", "o"]
+    assert call("edit", *args)[0] == 1
+    assert names("o") == ["007.png", "figures.csv"]
+    assert "007.jpg,sad" in Path("o/figures.csv").read_text()
+
+
+def test_a_video_of_a_large_photo_has_frames_of_a_kind_size(call: Run) -> None:
+    pytest.importorskip("imageio")
+    Image.linear_gradient("L").resize((2300, 500)).convert("RGB").save("wide.png")
+    points = "380,170,410,172,394,185,384,200,408,201"
+    args = ["--image", "wide.png", "--points", points, "--attr", "sad:3", "--source", "clip", "--paste-back"]
+    assert call("edit", *args, "--video", "v.gif", "--out", "e.png")[0] == 0
+    with Image.open("v.gif") as video, Image.open("e.png") as edited:
+        assert edited.size == (2300, 500)
+        assert video.size == (1024, 222)
+    metadata = read_metadata("e.png")
+    assert metadata is not None
+    assert metadata["paste_back"] is True
+
+
 def test_a_face_given_by_its_points_goes_back_into_the_photo(call: Run) -> None:
     photo = Image.linear_gradient("L").resize((200, 160)).convert("RGB")
     photo.save("photo.png")
@@ -245,6 +337,22 @@ def test_a_face_given_by_its_points_goes_back_into_the_photo(call: Run) -> None:
     [
         (["--points", "1,2,3"], "Invalid value for '--points': '1,2,3' is not ten numbers"),
         (["--points", "1,1,1,1,1,1,1,1,1,1"], "Invalid value for '--points': the points are no face"),
+        (
+            ["--points", "10,10,500,12,20,20,12,28,24,28"],
+            "Invalid value for '--points': 500,12 is outside of picture.png, which has 40x32 pixels",
+        ),
+        (
+            ["--points", "10,10,25,12,20,20,12,28,24,28", "--face", 3],
+            "--points give one face, so nothing is looked for; leave --face",
+        ),
+        (
+            ["--points", "10,10,25,12,20,20,12,28,24,28", "--landmark-model", "picture.png"],
+            "--points give one face, so nothing is looked for; leave --face",
+        ),
+        (
+            ["--points", "10,10,25,12,20,20,12,28,24,28", "--image", "pictures"],
+            "Invalid value for '--image': the points are of one photo; give a file",
+        ),
         (["--paste-back"], "--face, --landmark-model and --paste-back belong to --align"),
         (["--keep", " "], "Invalid value for '--keep': the text is empty"),
         (["--threshold", 2], "Invalid value for '--threshold': 2.0 is not in the range"),
@@ -274,8 +382,9 @@ def test_edits_refuse_to_overwrite(call: Run) -> None:
 
 
 def test_invert_writes_the_latents_of_a_folder(call: Run, tiny: Clip2Gan) -> None:
+    Path("pictures/notes.txt").touch()
     code, out, err = call("invert", "--image", "pictures", "--out", "w.safetensors")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "Warning: left out what is no picture: notes.txt\n")
     assert "b.png: " in out
     assert out.endswith("wrote w.safetensors\n")
     tensors, config = load_tensors("w.safetensors")
@@ -318,3 +427,13 @@ def test_invert_refuses_in_one_line(call: Run, args: list[str], code: int, messa
     assert err.startswith(f"Error: {message}")
     assert err.count("\n") == 1
     assert not list(Path().glob("*.safetensors"))
+
+
+def test_invert_finds_the_same_however_many_pictures_are_in_memory(call: Run) -> None:
+    for size in (1, 8):
+        assert call("invert", "--image", "pictures", "--batch", size, "--out", f"{size}.safetensors")[0] == 0
+    (alone, first), (together, second) = (load_tensors(f"{size}.safetensors") for size in (1, 8))
+    assert torch.allclose(alone["ws"], together["ws"], atol=1e-4)
+    assert [first[name] for name in ("images", "fingerprints")] == [
+        second[name] for name in ("images", "fingerprints")
+    ]

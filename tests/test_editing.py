@@ -1,15 +1,17 @@
 """Edits: what the user writes, directions in latent space, and latents found for a picture."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_bundle
+from conftest import make_bundle, make_generator
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.editing.attributes import parse_attributes, parse_sweep
 from clip2gan.editing.directions import (
@@ -31,7 +33,9 @@ from clip2gan.editing.inversion import (
     save_latents,
 )
 from clip2gan.editing.strength import FACTORS, identity, least_strengths
+from clip2gan.gap import TextSide
 from clip2gan.pipeline import Clip2Gan, Directions, load
+from stylegan2 import Generator
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,27 @@ def test_auto_never_gives_up_identity() -> None:
     assert choice.agrees == {"first": False}
 
 
+def test_auto_comes_back_to_what_a_later_attribute_blurs() -> None:
+    e = unit([-1, -1, 3])[0]
+    parts = Parts(lambda e: e[:, None], lambda e: e[:, None], MEMORY)
+    texts = {"first": FIRST[None], "second": unit([0, 1, 0])}
+    both = Course(parts, e[None, None], e[None], texts, unit([0, 0, 1]), locality=0.1)
+    looks = []
+
+    def embed(ws: torch.Tensor) -> torch.Tensor:
+        looks.append(len(ws))
+        blurred = ws[:, 0] - 0.15 * (ws[:, 0, 1:2] - e[1]) * FIRST
+        return torch.nn.functional.normalize(blurred, dim=1)
+
+    choice = least_strengths(both, {"first": 1.0, "second": 1.0}, MEMORY, embed)
+    assert choice.agrees == {"first": True, "second": True}
+    assert choice.strengths["first"] > choice.strengths["second"]
+    assert looks == [len(FACTORS) + 1] * 4
+    values = torch.tensor([[choice.strengths[name] for name in both.texts]])
+    clear = MEMORY.clearness(embed(both(values)), FIRST)
+    assert choice.clearness["first"] == pytest.approx(float(clear), abs=1e-5)
+
+
 def test_identity_does_not_count_what_was_named() -> None:
     before, after = unit([0, 1, 1], [5, 1, 1])
     assert float(identity(after[None], before, FIRST[None])) == pytest.approx(1.0)
@@ -178,7 +203,7 @@ def test_an_unknown_direction_is_named() -> None:
 
 def test_relevance_is_measured_for_every_style_channel(tiny: Clip2Gan) -> None:
     delta = tiny.prompt("a hat").embedding[0]
-    found = relevance(tiny.generator, tiny.clip, delta, samples=3)
+    found = relevance(tiny.generator, tiny.clip, delta, lambda random: tiny.random_ws(1, random), samples=3)
     assert [len(layer) for layer in found] == [
         sum(affine.weight.shape[0] for affine in affines) for affines in style_layers(tiny.generator)
     ]
@@ -258,6 +283,27 @@ def test_a_gap_without_memory_compares_with_samples(
     assert torch.equal(again.memory.embeddings, model.memory.embeddings)
 
 
+def test_a_generator_that_takes_texts_is_told_texts(
+    tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever random latents are drawn for: comparison, tuning, the style channels that matter."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("clip2gan.pipeline.MEMORY_SAMPLES", 40)
+    torch.manual_seed(0)
+    generator = Generator(replace(make_generator().config, c_dim=tiny_clip.embed_dim)).eval()
+    gap = TextSide(mean_image=torch.zeros(16), mean_text=torch.zeros(16))
+    write_bundle(tmp_path / "m", generator, tiny_clip, {}, gap, info=BundleInfo(name="m", description=""))
+    model = load(str(tmp_path / "m"), device="cpu")
+    monkeypatch.setattr(Generator, "draw_labels", None)  # those are of classes
+    told = model.random_ws(500, torch.Generator().manual_seed(5))[:, 0]
+    assert torch.allclose(model.mapper.w_std, told.std(0), rtol=0.2)
+    assert model.memory.embeddings.shape == (40, 16)
+    image = model.generate("a face")[0]
+    ws = model.invert(image, InversionConfig(steps=2))
+    assert model.change(ws, {"hat": 1.0}, Directions(threshold=0.01)).moved > 0
+    assert model.tuned(image, ws, TuningConfig(steps=2)).psnr(image, ws) > 0
+
+
 def test_the_neutral_text_itself_changes_nothing(tiny: Clip2Gan) -> None:
     assert tiny.directions(["a face"])["a face"].abs().max() == 0
 
@@ -295,8 +341,35 @@ def test_a_change_tells_what_it_came_to(tiny: Clip2Gan) -> None:
         float(((change.ws - ws) / tiny.mapper.w_std).square().mean().sqrt()), rel=1e-5
     )
     assert set(change.figures()) == {
-        "strengths", "clip", "clip_gain", "identity", "perceptual", "moved", "from_average",
+        "strengths", "clip", "clip_gain", "reached", "identity", "perceptual", "moved", "from_average",
     }  # fmt: skip
+
+
+def test_a_removal_that_nothing_was_done_for_is_judged_as_a_removal(tiny: Clip2Gan) -> None:
+    ws = tiny.estimate(tiny.generate("a face")[0])
+    course = tiny.course(ws, ["hat"])
+    shown, gone = (tiny.outcome(course, {"hat": 0.0}, {"hat": sign}) for sign in (1, -1))
+    for change, sign in ((shown, 1), (gone, -1)):
+        clearness = float(tiny.memory.clearness(course.e, course.e_texts[0], sign))
+        assert change.clearness["hat"] == pytest.approx(clearness, abs=1e-4)
+        assert change.reached == {"hat": clearness >= 0.9}
+    found = tiny.change(ws, {"hat": -1.0}, strength=0.0)
+    assert found.clearness == gone.clearness
+    assert tiny.change(ws, {"hat": -1.0}, strength="auto").clearness["hat"] >= gone.clearness["hat"] - 1e-4
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_part_of_a_change_goes_its_own_way(tiny: Clip2Gan, reference: bool) -> None:
+    """Also where that is not the usual one: a film must not jump at its end."""
+    ws = tiny.estimate(tiny.generate("a face")[0])
+    other = tiny.generate("a hat", seed=8)[0] if reference else None
+    course = tiny.course(ws, ["hat"], locality=0.7, reference=other)
+    change = tiny.outcome(course, {"hat": 1.5}, {"hat": 1}, 0.5)
+    assert torch.equal(change.at(0), ws)
+    assert torch.equal(change.at(1), change.ws)
+    length = (change.ws - ws).norm()
+    assert (change.at(0.999) - change.ws).norm() < 0.01 * length
+    assert (change.at(0.001) - ws).norm() < 0.01 * length
 
 
 def test_inversion_finds_a_picture_of_the_generator_again(tiny: Clip2Gan) -> None:
@@ -352,6 +425,11 @@ def test_latents_are_found_again_by_their_picture(tiny: Clip2Gan, tmp_path: Path
     found = load_latents(path, tiny.generator)
     assert torch.equal(found[picture_fingerprint(image.copy())], ws)
     assert picture_fingerprint(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) not in found
+    save_latents(path, ws, ["x"], {"model": "other", "fingerprint": "f" * 64})
+    with pytest.raises(
+        ValueError, match=r"latents of another model, other \(ffffffffffff\); this one is 000"
+    ):
+        load_latents(path, tiny.generator, "0" * 64)
     save_latents(path, ws[:, :2], ["x"], {})
     with pytest.raises(ValueError, match=re.escape("latents of [2, 8], but this model's are [8, 8]")):
         load_latents(path, tiny.generator)

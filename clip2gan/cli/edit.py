@@ -1,8 +1,9 @@
 """`clip2gan edit`: change a picture by words."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,8 +36,10 @@ from clip2gan.defaults import NEUTRAL
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from clip2gan.editing.alignment import Square
+    from clip2gan.pipeline import Change
 
 TABLE = "figures.csv"
 LEAST_PSNR = 14.0  # dB; a picture that comes back worse is hardly one of the model's kind
@@ -200,6 +203,11 @@ def command(
             raise click.BadParameter("the text is empty", param_hint=f"'{option}'")
     if (face is not None or landmark_model is not None or paste_back) and not (align or points):
         raise click.UsageError("--face, --landmark-model and --paste-back belong to --align", _context())
+    if points is not None and (face is not None or landmark_model is not None):
+        message = "--points give one face, so nothing is looked for; leave --face and --landmark-model out"
+        raise click.UsageError(message, _context())
+    if points is not None and image.is_dir():
+        raise click.BadParameter("the points are of one photo; give a file", param_hint="'--image'")
     if strength is None:
         given = any(abs(value) != 1 for value in wanted.values()) or any(":" in each for each in attributes)
         strength = "auto" if wanted and not given and not strengths else 1.0
@@ -207,8 +215,11 @@ def command(
     outputs = _plan(paths, out, folder=image.is_dir())
     sheets = {path: _beside(output, "-sheet") for path, output in outputs.items()} if sheet else {}
     table = out / TABLE if image.is_dir() else None
-    more = [*([table] if table else []), *([video] if video else [])]
-    check_outputs([*outputs.values(), *sheets.values(), *more], force)
+    taken: dict[Path, str] = {}  # what is written -> what it is, so that nothing is written twice
+    with blame("--image"):
+        _claim(taken, ((output, path.name) for path, output in outputs.items()))
+        _claim(taken, ((place, f"the sheet of {path.name}") for path, place in sheets.items()))
+    check_outputs([*taken, *([table] if table else []), *([video] if video else [])], force)
     if video is not None:
         if len(paths) > 1:
             raise click.BadParameter("a video is of one picture; give a file", param_hint="'--image'")
@@ -216,11 +227,13 @@ def command(
 
         with blame("--video"):
             check_video(video)
-    finder = _face_finder(align, face, points, landmark_model)
+    finder = _face_finder(paths[0], align, face, points, landmark_model)
 
     editor = load_model(model, device, mapper, precision, compiled)
-    from clip2gan.editing.inversion import InversionConfig, load_latents
+    from clip2gan.editing.alignment import crop_face
+    from clip2gan.editing.inversion import InversionConfig, load_latents, picture_fingerprint
     from clip2gan.editing.output import FRAMES, edit_sheet, figure_lines, write_table, write_video
+    from clip2gan.editing.strength import sign_of
     from clip2gan.images import contact_sheet, read_picture, write_png
     from clip2gan.pipeline import Directions
 
@@ -229,19 +242,26 @@ def command(
         raise click.BadParameter(f"the model {model} has no encoder; {remedy}", param_hint="'--source'")
     wants_framing = editor.bundle.config.get("alignment") == "ffhq" and finder is None
     if image.is_dir():
-        _name_left_out(image, paths)
+        name_left_out(image, paths)
     reference = read_picture(ref_image) if ref_image is not None else None
-    stored = load_latents(latents, editor.generator) if latents is not None else {}
+    stored = {}
+    if latents is not None:
+        with blame("--latents"):
+            stored = load_latents(latents, editor.generator, editor.bundle.fingerprint)
     how = Directions(neutral, direction, keep, threshold)
     settings = {
         "source": source,
         "steps": steps if source == "invert" else None,
+        "latents": latents.name if latents is not None else None,
         "direction": direction,
         "neutral": neutral,
         "keep": list(keep) or None,
         "threshold": threshold or None,
         "tune": tune or None,
         "align": align or points or None,
+        "face": face,
+        "landmark_model": landmark_model.name if landmark_model is not None else None,
+        "paste_back": paste_back or None,
         "ref_image": ref_image.name if ref_image is not None else None,
         "strength": strengths or strength,
         "seed": seed,
@@ -249,116 +269,199 @@ def command(
     report = Report("edit", {**editor.provenance(), **settings, "attributes": wanted}, as_json)
     rows: list[dict[str, Any]] = []
 
-    def edit_face(picture: "Image.Image", name: str) -> "_Edited":
+    def edit_face(picture: "Image.Image", square: "Square | None", name: str) -> _Face:
         """One face, or a whole picture that is taken as it is."""
-        found = stored.get(picture_fingerprint(editor.fit(picture)))
-        if found is not None:
-            ws = found
-        elif source == "invert":
-            config = InversionConfig(steps=steps)
-            ws = editor.invert(picture, config, lambda steps: progress(steps, name))
-        else:
-            ws = editor.latents(picture, source)
+        ws, origin = stored.get(picture_fingerprint(editor.fit(picture))), "latents"
+        if ws is None:
+            origin = source
+            if latents is not None:
+                warn(f"{name}: {latents.name} has no latents of it; they are found by --source {source}")
+            if source == "invert":
+                config = InversionConfig(steps=steps)
+                ws = editor.invert(picture, config, lambda steps: progress(steps, name))
+            else:
+                ws = editor.latents(picture, source)
         model = (
             editor.tuned(picture, ws, progress=lambda steps: progress(steps, "tuning")) if tune else editor
         )
         fidelity = model.psnr(picture, ws)
-        if source != "clip" and fidelity < LEAST_PSNR:
+        if origin != "clip" and fidelity < LEAST_PSNR:
             warn(f"{name}: comes back at {fidelity:.1f} dB only; it may be no picture of this model's kind")
-        change = model.change(ws, wanted, how, strength=1.0 if strengths else strength, reference=reference)
-        figures = {"image": name, "psnr": round(fidelity, 2), **change.figures()}
+        if strengths:
+            course = model.course(ws, wanted, how, reference=reference)
+            signs = {text: sign_of(value) for text, value in wanted.items()}
+            parts = [{text: factor * value for text, value in wanted.items()} for factor in strengths]
+            changes = [
+                model.outcome(course, part, signs, factor)
+                for part, factor in zip(parts, strengths, strict=True)
+            ]
+        else:
+            changes = [model.change(ws, wanted, how, strength=strength, reference=reference)]
+        if strength == "auto":
+            _warn_not_reached(name, wanted, changes[0])
+        figures = [{"image": name, "psnr": round(fidelity, 2), **change.figures()} for change in changes]
+        if reference is not None:
+            for row, change in zip(figures, changes, strict=True):
+                row["reference"] = round(change.reference, 3)
+        return _Face(square, picture, origin, changes, figures, model.synthesize)
 
-        def at(factor: float) -> "Image.Image":
-            if factor == 0:
-                return model.synthesize(ws)
-            if factor == 1:
-                return model.synthesize(change.ws)
-            part = {text: factor * value for text, value in change.strengths.items()}
-            towards = factor * (1.0 if strength == "auto" else strength)
-            course = model.course(ws, wanted, how, reference=reference, scale=towards)
-            return model.synthesize(model.outcome(course, part).ws)
-
-        return _Edited(figures, at)
-
-    for path, picture in readable(paths, report):
-        try:
-            squares = finder(picture) if finder is not None else [None]
-        except ValueError as error:
-            if len(paths) == 1:
-                raise ValueError(f"{path}: {error}") from error
-            report.skipped(path, f"{path}: {error}")
-            continue
-        from clip2gan.editing.alignment import crop_face, paste_face
-        from clip2gan.editing.inversion import picture_fingerprint
-
+    def edit_faces(picture: "Image.Image", path: Path) -> list[_Face]:
+        """All faces of a photo, after a look at where they will be written; or the whole picture."""
+        squares = finder(picture) if finder is not None else [None]
+        if not paste_back:
+            places = [outputs[path], *([sheets[path]] if sheet else [])]
+            more = [_of_face(place, number) for place in places for number in range(1, len(squares))]
+            _claim(taken, ((file, f"a face of {path.name}") for file in more))
+            check_outputs(more, force)
         if wants_framing:
             _warn_unaligned(picture, path.name)
-        faces = []
-        for number, square in enumerate(squares, 1):
-            name = path.name if len(squares) == 1 else f"{path.name}, face {number}"
-            cut = picture if square is None else crop_face(picture, square, editor.resolution)
-            faces.append((square, cut, edit_face(cut, name)))
+        names = [f"{path.name}, face {number}" for number in range(1, len(squares) + 1)]
+        return [
+            edit_face(
+                picture if square is None else crop_face(picture, square, editor.resolution),
+                square,
+                path.name if len(squares) == 1 else name,
+            )
+            for square, name in zip(squares, names, strict=True)
+        ]
 
-        def whole(factor: float, faces=faces, picture=picture) -> "list[Image.Image]":
-            """The pictures at a part of the strengths: the faces, or the photo with all of them."""
-            shown = [edited.at(factor) for _, _, edited in faces]
-            if not paste_back:
-                return shown
-            photo = picture
-            for (square, _, edited), after in zip(faces, shown, strict=True):
-                photo = paste_face(photo, square, edited.at(0.0), after)
-            return [photo]
-
-        results = [whole(factor) for factor in strengths or [1.0]]
-        figures = [edited.figures for _, _, edited in faces]
-        metadata = {"command": "edit", **settings, "image": path.name, "attributes": wanted}
-        metadata |= {"figures": figures, **editor.provenance()}
-        if len(figures) == 1:
-            metadata["attributes"] = figures[0]["strengths"]
-        rows += figures
-        for number, images in enumerate(zip(*results, strict=True)):
-            target = outputs[path] if number == 0 else _beside(outputs[path], f"-face{number + 1}")
-            write_png(target, contact_sheet(images, len(images)), metadata)
-            facts = figures if paste_back else figures[number : number + 1]
-            if not as_json:
-                for line in [line for each in facts for line in figure_lines(each)]:
-                    click.echo(f"  {line}")
-            report.wrote(target, image=path.name, attributes=metadata["attributes"], figures=facts)
-            if sheet:
-                before = picture if paste_back else faces[number][1]
-                if not paste_back:
-                    before = editor.fit(before)
-                lines = [line for each in facts for line in figure_lines(each)]
-                place = sheets[path] if number == 0 else _beside(sheets[path], f"-face{number + 1}")
-                write_png(place, edit_sheet(before, images[0], lines), metadata)
-                report.wrote(place, image=path.name)
-        if video is not None:
-            write_video(video, [whole(step / (FRAMES - 1))[0] for step in progress(range(FRAMES), "video")])
-            report.wrote(video, image=path.name)
-    if table is not None:
-        write_table(table, rows)
-        report.wrote(table)
+    pictures = readable(paths, report)
+    try:
+        for path, picture in progress(pictures, "pictures", len(paths)) if len(paths) > 1 else pictures:
+            try:
+                faces = edit_faces(picture, path)
+            except (ValueError, OSError, click.ClickException) as error:
+                if len(paths) == 1:
+                    raise ValueError(f"{path}: {error}") from error
+                report.skipped(path, f"{path}: {error}")
+                continue
+            if paste_back:
+                strip = [
+                    _into_photo(picture, faces, [face.changes[number].ws for face in faces])
+                    for number in range(len(strengths or [1]))
+                ]
+                results = [(picture, strip, faces)]
+            else:
+                strips = [[face.draw(change.ws) for change in face.changes] for face in faces]
+                results = [(face.picture, strip, [face]) for face, strip in zip(faces, strips, strict=True)]
+            for number, (before, images, shown) in enumerate(results):
+                figures = [row for face in shown for row in face.figures]
+                metadata = {"command": "edit", **settings, "image": path.name, "attributes": wanted}
+                metadata |= {"figures": figures, **editor.provenance()}
+                origins = {face.source for face in shown}
+                if "latents" in origins:
+                    metadata["source"] = ", ".join(sorted(origins))
+                    metadata["steps"] = metadata["steps"] if "invert" in origins else None
+                if len(figures) == 1:
+                    metadata["attributes"] = figures[0]["strengths"]
+                target = _of_face(outputs[path], number)
+                write_png(target, contact_sheet(images, len(images)), metadata)
+                rows += figures
+                lines = [line for each in figures for line in figure_lines(each)]
+                if not as_json:
+                    for line in lines:
+                        click.echo(f"  {line}")
+                report.wrote(target, image=path.name, attributes=metadata["attributes"], figures=figures)
+                if sheet:
+                    place = _of_face(sheets[path], number)
+                    first = before if paste_back else editor.fit(before)
+                    write_png(place, edit_sheet(first, images[0], lines), metadata)
+                    report.wrote(place, image=path.name)
+            if video is not None:
+                factors = progress([step / (FRAMES - 1) for step in range(FRAMES)], "video")
+                write_video(video, _frames(picture, faces, factors, paste_back))
+                report.wrote(video, image=path.name)
+    finally:  # what was done before an interruption has its figures too
+        if table is not None and rows:
+            write_table(table, rows)
+            report.wrote(table)
     report.close()
 
 
 @dataclass(frozen=True)
-class _Edited:
-    """One face's figures, and its picture at a part of the chosen strengths (0: none, 1: all)."""
+class _Face:
+    """One face, or a whole picture, and its edit: one change, or those of a sweep.
 
-    figures: dict[str, Any]
-    at: "Callable[[float], Image.Image]"
+    Attributes:
+        square: where it is in the photo; None for a whole picture.
+        picture: what was edited.
+        source: where its latents come from.
+        changes: what became of them.
+        figures: of each change.
+        draw: the picture of ws.
+    """
+
+    square: "Square | None"
+    picture: "Image.Image"
+    source: str
+    changes: "list[Change]"
+    figures: list[dict[str, Any]]
+    draw: "Callable[[Tensor], Image.Image]"
+
+    @cached_property
+    def before(self) -> "Image.Image":
+        """The picture of the latents that were found."""
+        return self.draw(self.changes[0].course.ws)
+
+
+def _into_photo(
+    photo: "Image.Image", faces: Sequence[_Face], latents: "Sequence[Tensor]", scale: float = 1.0
+) -> "Image.Image":
+    """The photo with faces of these latents; `scale` is its size relative to that they were found at."""
+    from clip2gan.editing.alignment import paste_face
+
+    for face, ws in zip(faces, latents, strict=True):
+        assert face.square is not None
+        photo = paste_face(photo, face.square.scaled(scale), face.before, face.draw(ws))
+    return photo
+
+
+def _frames(
+    photo: "Image.Image", faces: Sequence[_Face], factors: Iterable[float], paste_back: bool
+) -> "list[Image.Image]":
+    """The first face, or the photo with all of them, at parts of the strengths."""
+    from clip2gan.editing.output import LARGEST_FRAME
+
+    if not paste_back:
+        return [faces[0].draw(faces[0].changes[0].at(factor)) for factor in factors]
+    scale = min(1.0, LARGEST_FRAME / max(photo.size))
+    small = photo.resize((round(photo.width * scale), round(photo.height * scale)))
+    return [
+        _into_photo(small, faces, [face.changes[0].at(factor) for face in faces], scale) for factor in factors
+    ]
+
+
+def _warn_not_reached(name: str, wanted: Mapping[str, float], change: "Change") -> None:
+    """Say so where no strength was found that CLIP agrees to."""
+    from clip2gan.editing.strength import AGREES
+
+    for text, reached in change.reached.items():
+        if wanted[text] and not reached:
+            sign, state = ("", "there") if wanted[text] > 0 else ("-", "gone")
+            clearness = f"CLIP {change.clearness[text]:.2f}; {AGREES} would do"
+            warn(
+                f"{name}: {text!r} is not clearly {state} ({clearness}); "
+                f'to go further, set a strength, as in --attr "{sign}{text}:3"'
+            )
 
 
 def _face_finder(
-    align: bool, face: int | None, points: str | None, model: Path | None
+    path: Path, align: bool, face: int | None, points: str | None, model: Path | None
 ) -> "Callable[[Image.Image], list[Square]] | None":
     """What finds the squares of a photo's faces; None where pictures are taken as they are."""
     if points is not None:
         from clip2gan.editing.alignment import Landmarks, face_square
+        from clip2gan.images import read_picture
 
+        photo = read_picture(path)
         with blame("--points"):
             numbers = _numbers(points)
-            given = Landmarks.of(list(zip(numbers[::2], numbers[1::2], strict=True)))
+            pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
+            given = Landmarks.of(pairs)
+            for x, y in pairs:
+                if not (0 <= x <= photo.width and 0 <= y <= photo.height):
+                    size = f"{photo.width}x{photo.height}"
+                    raise ValueError(f"{x:g},{y:g} is outside of {path.name}, which has {size} pixels")
         return lambda photo: [face_square(given)]
     if not align:
         return None
@@ -398,12 +501,12 @@ def _warn_unaligned(picture: "Image.Image", name: str) -> None:
         warn(f"{name}: not framed as this model expects faces ({reason}); --align frames them")
 
 
-def _name_left_out(folder: Path, paths: Sequence[Path]) -> None:
+def name_left_out(folder: Path, paths: Sequence[Path]) -> None:
     """Name the files of a folder that are no pictures by their names."""
     others = sorted(
         path.name
         for path in folder.iterdir()
-        if path.is_file() and path not in paths and not path.name.startswith(".")
+        if not path.is_dir() and path not in paths and not path.name.startswith(".")
     )
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
@@ -426,14 +529,20 @@ def _plan(paths: Sequence[Path], out: Path, folder: bool) -> dict[Path, Path]:
         if folder:
             raise click.BadParameter(f"{out}: a folder of pictures needs a folder", param_hint="'--out'")
         return {paths[0]: out}
-    outputs = {path: out / f"{path.stem}.png" for path in paths}
-    taken: dict[Path, Path] = {}
-    for path, output in outputs.items():
-        if output in taken:
-            message = f"{taken[output].name} and {path.name} would both become {output}; rename one"
-            raise click.BadParameter(message, param_hint="'--image'")
-        taken[output] = path
-    return outputs
+    return {path: out / f"{path.stem}.png" for path in paths}
+
+
+def _claim(taken: dict[Path, str], files: Iterable[tuple[Path, str]]) -> None:
+    """Add files and what they are to those that are `taken`. Raises ValueError where one would be twice."""
+    for file, what in files:
+        if file in taken:
+            raise ValueError(f"{taken[file]} and {what} would both become {file}; rename one")
+        taken[file] = what
+
+
+def _of_face(output: Path, number: int) -> Path:
+    """The file of a picture's face: that of the picture for the first (number 0)."""
+    return output if number == 0 else _beside(output, f"-face{number + 1}")
 
 
 def _beside(output: Path, ending: str) -> Path:

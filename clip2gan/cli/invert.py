@@ -1,5 +1,6 @@
 """`clip2gan invert`: the latent codes that give pictures back."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from clip2gan.cli._common import (
     seed_option,
     steps_option,
 )
+from clip2gan.cli.edit import name_left_out
 
 
 @click.command("invert")
@@ -99,37 +101,46 @@ def command(
     torch.manual_seed(seed)
     settings = {"source": source, "steps": steps if source == "invert" else None, "seed": seed}
     report = Report("invert", {**inverter.provenance(), **settings}, as_json)
-    read = list(readable(paths, report))
+    if image.is_dir():
+        name_left_out(image, paths)
+    config = InversionConfig(steps=steps)
     parts: list[torch.Tensor] = []
-    for start in range(0, len(read), batch):
-        pictures = [picture for _, picture in read[start : start + batch]]
+    fingerprints: list[str] = []
+    figures: dict[str, Any] = {"images": [], "l1": [], "psnr": []}
+    pictures = readable(paths, report)
+    while read := list(islice(pictures, batch)):  # photos are large: no more than a batch is in memory
         if source == "encoder":
-            parts += [inverter.encode(picture) for picture in pictures]
-            continue
-        description = f"pictures {start + 1} to {start + len(pictures)} of {len(read)}"
-        config = InversionConfig(steps=steps)
-        parts.append(
-            inverter.invert_all(pictures, config, lambda steps, text=description: progress(steps, text))
-        )
-    if not read:
+            found = torch.cat([inverter.encode(picture) for _, picture in read])
+        else:
+            start = len(fingerprints)
+            description = f"pictures {start + 1} to {start + len(read)} of {len(paths)}"
+            found = inverter.invert_all(
+                [picture for _, picture in read],
+                config,
+                lambda steps, text=description: progress(steps, text),
+            )
+        parts.append(found)
+        for (path, picture), row in zip(read, found.split(1), strict=True):
+            fingerprints.append(picture_fingerprint(inverter.fit(picture)))
+            figures["images"].append(path.name)
+            figures["l1"].append(round(inverter.error(picture, row), 4))
+            figures["psnr"].append(round(inverter.psnr(picture, row), 2))
+        if tune:
+            (_, picture), ws = read[0], found[:1]
+            tuned = inverter.tuned(picture, ws, progress=lambda steps: progress(steps, "tuning"))
+            figures["psnr_tuned"] = round(tuned.psnr(picture, ws), 2)
+            save_generator(tuned.generator, tuned_file)
+            report.wrote(tuned_file, psnr=figures["psnr_tuned"])
+    if not parts:
         report.close()
-    ws = torch.cat(parts)
-    names = [path.name for path, _ in read]
-    rows = list(zip((picture for _, picture in read), ws.split(1), strict=True))
-    figures: dict[str, Any] = {
-        "images": names,
-        "l1": [round(inverter.error(picture, row), 4) for picture, row in rows],
-        "psnr": [round(inverter.psnr(picture, row), 2) for picture, row in rows],
-    }
-    if tune:
-        tuned = inverter.tuned(*rows[0], progress=lambda steps: progress(steps, "tuning"))
-        figures["psnr_tuned"] = round(tuned.psnr(*rows[0]), 2)
-        save_generator(tuned.generator, tuned_file)
-        report.wrote(tuned_file, psnr=figures["psnr_tuned"])
-    fingerprints = [picture_fingerprint(inverter.fit(picture)) for picture, _ in rows]
-    save_latents(out, ws, fingerprints, {"command": "invert", **figures, **settings, **inverter.provenance()})
+    save_latents(
+        out,
+        torch.cat(parts),
+        fingerprints,
+        {"command": "invert", **figures, **settings, **inverter.provenance()},
+    )
     if not as_json:
-        for name, decibels in zip(names, figures["psnr"], strict=True):
+        for name, decibels in zip(figures["images"], figures["psnr"], strict=True):
             click.echo(f"  {name}: {decibels:.1f} dB")
     report.wrote(out, **figures)
     report.close()

@@ -19,6 +19,7 @@ from clip2gan.images import MAX_PIXELS
 Point = tuple[float, float]
 
 FEATHER = 0.08  # of the square's side, over which a face that is put back fades out
+MOST_PIXELS = 2 * MAX_PIXELS  # of the box around a face: that of the largest photo, turned
 LEAST_EYES = 8.0  # pixels between the eyes, below which there is nothing to see
 
 
@@ -78,6 +79,21 @@ class Square:
             for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))
         ]
 
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of an upright box around it, with room for resampling."""
+        xs, ys = zip(*self.corners(), strict=True)
+        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+        return math.floor(left) - 2, math.floor(top) - 2, math.ceil(right) + 2, math.ceil(bottom) + 2
+
+    def moved(self, dx: float, dy: float) -> "Square":
+        """Where it lies in a photo whose origin is (-dx, -dy)."""
+        return Square((self.centre[0] + dx, self.centre[1] + dy), self.half)
+
+    def scaled(self, factor: float) -> "Square":
+        """Where it lies in a photo that is resized by a factor."""
+        (cx, cy), (ux, uy) = self.centre, self.half
+        return Square((cx * factor, cy * factor), (ux * factor, uy * factor))
+
 
 def face_square(face: Landmarks) -> Square:
     """FFHQ's square around a face."""
@@ -101,14 +117,11 @@ def crop_face(photo: Image.Image, square: Square, resolution: int) -> Image.Imag
     """
     # As fine as the photo, then shrunk by averaging: the transformation itself looks at 4x4 pixels.
     scale = max(1, math.ceil(square.side / resolution))
-    margin = _margin(photo, square)
-    if (photo.width + 2 * margin) * (photo.height + 2 * margin) > MAX_PIXELS:
+    left, top, right, bottom = box = square.box()
+    if (right - left) * (bottom - top) > MOST_PIXELS:
         raise ValueError("the face's square is far larger than the photo; check its points")
-    source = photo
-    if margin:
-        pixels = np.pad(np.asarray(photo), ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
-        source = Image.fromarray(pixels)
-    quad = [value + margin for corner in square.corners() for value in corner]
+    source = _mirrored(photo, box)
+    quad = [value for corner in square.moved(-left, -top).corners() for value in corner]
     size = resolution * scale
     upright = source.transform((size, size), Image.Transform.QUAD, quad, Image.Resampling.BICUBIC)
     return upright if scale == 1 else upright.reduce(scale)
@@ -121,14 +134,21 @@ def paste_face(photo: Image.Image, square: Square, before: Image.Image, after: I
     its own resolution, and an edit of strength zero gives the photo itself. A soft mask fades the change out
     towards the square's border; beyond it not a pixel differs.
     """
+    pasted = photo.copy()
+    left, top, right, bottom = square.box()
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height)
+    if left >= right or top >= bottom:
+        return pasted
+    part, inside = photo.crop((left, top, right, bottom)), square.moved(-left, -top)
     change = np.asarray(after, dtype=np.float32) - np.asarray(before, dtype=np.float32)
-    mask = np.asarray(face_mask(photo.size, square), dtype=np.float32)[..., None] / 255
+    mask = np.asarray(face_mask(part.size, inside), dtype=np.float32)[..., None] / 255
     layers = [
-        np.asarray(_into_photo(Image.fromarray(change[..., channel]), photo.size, square))
+        np.asarray(_into_photo(Image.fromarray(change[..., channel]), part.size, inside))
         for channel in range(3)
     ]
-    pixels = np.asarray(photo, dtype=np.float32) + mask * np.stack(layers, axis=-1)
-    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+    pixels = np.asarray(part, dtype=np.float32) + mask * np.stack(layers, axis=-1)
+    pasted.paste(Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)), (left, top))
+    return pasted
 
 
 def face_mask(size: tuple[int, int], square: Square) -> Image.Image:
@@ -187,11 +207,18 @@ def _extended(upright: Image.Image, coefficients: Sequence[float], size: tuple[i
     return Image.fromarray(pixels).transform(size, Image.Transform.AFFINE, shifted, Image.Resampling.BICUBIC)
 
 
-def _margin(photo: Image.Image, square: Square) -> int:
-    """By how many pixels a square reaches over the photo's edge."""
-    xs, ys = zip(*square.corners(), strict=True)
-    beyond = max(-min(xs), -min(ys), max(xs) - photo.width, max(ys) - photo.height, 0)
-    return math.ceil(beyond) + 2 if beyond else 0
+def _mirrored(photo: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """A box (left, top, right, bottom) of the photo, in which what lies outside is mirrored from inside."""
+    left, top, right, bottom = box
+    if left >= 0 and top >= 0 and right <= photo.width and bottom <= photo.height:
+        return photo.crop(box)
+    columns, rows = (
+        np.where(index % (2 * size) < size, index % (2 * size), 2 * size - 1 - index % (2 * size))
+        for index, size in ((np.arange(left, right), photo.width), (np.arange(top, bottom), photo.height))
+    )
+    x, y = int(columns.min()), int(rows.min())
+    part = np.asarray(photo.crop((x, y, int(columns.max()) + 1, int(rows.max()) + 1)))
+    return Image.fromarray(part[(rows - y)[:, None], columns - x])
 
 
 def _eyes(face: Landmarks) -> Point:

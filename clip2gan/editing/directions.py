@@ -142,7 +142,7 @@ class Course:
             method: see the module.
             locality: see `Memory.towards`.
             keep: embeddings [1, D] of texts whose directions are taken out of all others.
-            reference: [1, D], embedding of a picture to move towards as well, by strength 1.
+            reference: [1, D], embedding of a picture to move towards as well.
             restrict: applied to the difference [N, num_ws, w_dim] that is added to ws (see `relevance`).
 
         Raises ValueError for an unknown method.
@@ -168,19 +168,19 @@ class Course:
             origin = parts.map_text(neutral) if method == "mapped" else torch.zeros_like(ws)
             self._mapped = torch.cat([parts.map_text(text) for text in texts.values()]) - origin
 
-    def __call__(self, strengths: Tensor) -> Tensor:
-        """Strengths [N, K] -> ws [N, num_ws, w_dim]; 0 everywhere gives the picture's own."""
+    def __call__(self, strengths: Tensor, reference: float = 1.0) -> Tensor:
+        """Strengths [N, K], and that of the reference -> ws [N, num_ws, w_dim]; 0 gives the picture's own."""
         strengths = strengths.to(self.ws)
         if self.method in ("mapped", "raw"):
             moved = strengths.new_zeros(len(strengths), *self.ws.shape[1:])
             if self.texts:
                 moved = torch.einsum("nk,klw->nlw", strengths, self._mapped)
             if self._reference is not None:
-                moved = moved + self._shift(self._reference - self.e)
+                moved = moved + self._shift(reference * (self._reference - self.e))
         else:
             deltas = strengths.relu() @ self._steps[1] + (-strengths).relu() @ self._steps[-1]
             if self._reference is not None:
-                deltas = deltas + self._reference - self.e
+                deltas = deltas + reference * (self._reference - self.e)
             moved = self._shift(deltas) * (deltas.abs().amax(1) > 0)[:, None, None]
         if self._kept_ws is not None:
             moved = _without(moved.flatten(1), self._kept_ws).view_as(moved)
@@ -195,13 +195,18 @@ class Course:
 
 
 def relevance(
-    generator: "Generator", clip: "ClipEncoder", delta: Tensor, samples: int = 24, seed: int = 0
+    generator: "Generator",
+    clip: "ClipEncoder",
+    delta: Tensor,
+    draw: Callable[[torch.Generator], Tensor],
+    samples: int = 24,
+    seed: int = 0,
 ) -> list[Tensor]:
     """How much each style channel moves CLIP along delta [D]: for each of num_ws latents [channels], 0 to 1.
 
-    It is measured on the generator's samples: |mean of d(e . delta) / d(style)| times the channel's standard
-    deviation, relative to the largest of all. StyleCLIP (Patashnik et al. 2021, section 6) moves each channel
-    and looks; the gradient says the same for small moves, in one pass for all channels.
+    It is measured on random latents [1, num_ws, w_dim] of `draw`: |mean of d(e . delta) / d(style)| times the
+    channel's standard deviation, relative to the largest of all. StyleCLIP (Patashnik et al. 2021, section 6)
+    moves each channel and looks; the gradient says the same for small moves, in one pass for all channels.
     """
     random = torch.Generator().manual_seed(seed)
     direction = F.normalize(delta, dim=0)
@@ -211,8 +216,7 @@ def relevance(
     values: list[list[Tensor]] = [[] for _ in layers]
     slopes: list[list[Tensor]] = [[] for _ in layers]
     for _ in range(samples):
-        z = torch.randn(1, generator.config.z_dim, generator=random).to(delta)
-        ws = generator.mapping(z, generator.draw_labels(1, random)).detach()
+        ws = draw(random)
         seen: dict[nn.Module, Tensor] = {}
 
         def see(affine: nn.Module, _inputs: object, style: Tensor, seen: dict = seen) -> None:

@@ -164,6 +164,7 @@ def tune(
     clip: "ClipEncoder",
     target: Tensor,
     ws: Tensor,
+    draw: Callable[[torch.Generator], Tensor],
     *,
     config: TuningConfig | None = None,
     progress: Progress = iter,
@@ -178,6 +179,7 @@ def tune(
         clip: for its image features.
         target: [1, 3, R, R] in [-1, 1].
         ws: [1, num_ws, w_dim], an inversion of it.
+        draw: random latents [1, num_ws, w_dim] of the generator.
         config: steps and weights.
         progress: wraps the steps.
     """
@@ -191,8 +193,7 @@ def tune(
     features = [_unit(feature) for feature in clip.image_features(target)]
     with torch.enable_grad():
         for _ in progress(range(config.steps)):
-            z = torch.randn(1, generator.config.z_dim, generator=random).to(ws)
-            other = ws.lerp(generator.mapping(z, generator.draw_labels(1, random)), 0.5)
+            other = ws.lerp(draw(random), 0.5)
             with torch.no_grad():
                 before = generator.synthesis(other, noise_mode="const")
             image, after = tuned.synthesis(torch.cat([ws, other]), noise_mode="const").split(1)
@@ -238,10 +239,13 @@ def save_latents(
     save_tensors(path, {"ws": ws}, {**config, "fingerprints": list(fingerprints)})
 
 
-def load_latents(path: str | Path, generator: "Generator") -> dict[str, Tensor]:
+def load_latents(
+    path: str | Path, generator: "Generator", model_fingerprint: str | None = None
+) -> dict[str, Tensor]:
     """What `save_latents` wrote: a picture's fingerprint -> ws [1, num_ws, w_dim], on the generator's device.
 
-    Raises FileNotFoundError, or ValueError when the file holds no latents of this generator.
+    Raises FileNotFoundError, or ValueError when the file holds no latents of this generator, or those of a
+    model with another fingerprint than `model_fingerprint`.
     """
     tensors, config = load_tensors(path)
     fingerprints = config.get("fingerprints")
@@ -253,6 +257,12 @@ def load_latents(path: str | Path, generator: "Generator") -> dict[str, Tensor]:
         )
     if ws.shape[1:] != shape:
         raise ValueError(f"{path}: latents of {list(ws.shape[1:])}, but this model's are {list(shape)}")
+    made_with = config.get("fingerprint")
+    if model_fingerprint is not None and made_with not in (None, model_fingerprint):
+        raise ValueError(
+            f"{path}: latents of another model, {config.get('model', 'unknown')} ({made_with[:12]}); "
+            f"this one is {model_fingerprint[:12]}: run `clip2gan invert` with it"
+        )
     ws = ws.to(generator.mapping.w_avg)
     return {name: row[None] for name, row in zip(fingerprints, ws, strict=True)}
 

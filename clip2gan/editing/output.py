@@ -12,7 +12,8 @@ from clip2gan.images import contact_sheet, difference
 from stylegan2.files import atomic_path
 
 LINE, LEAST_WIDTH = 14, 260
-FRAMES, FRAMES_PER_SECOND, LEAST_FRAME = 24, 12, 256
+FRAMES, FRAMES_PER_SECOND = 24, 12
+LEAST_FRAME, LARGEST_FRAME = 256, 1024  # pixels of the longer side
 VIDEO_SUFFIXES = (".gif", ".mp4")
 COLUMNS = (
     "image",
@@ -20,6 +21,9 @@ COLUMNS = (
     "strength",
     "clip",
     "clip_gain",
+    "reached",
+    "reference",
+    "psnr",
     "identity",
     "perceptual",
     "moved",
@@ -33,7 +37,8 @@ def figure_lines(figures: Mapping[str, Any]) -> list[str]:
         f"{text} {strength:+.2f}: CLIP {figures['clip'][text]:.2f} ({figures['clip_gain'][text]:+.2f})"
         for text, strength in figures["strengths"].items()
     ]
-    rest = f"identity {figures['identity']:.3f}, perceptual {figures['perceptual']:.3f}, "
+    rest = f"psnr {figures['psnr']:.1f} dB, " if "psnr" in figures else ""
+    rest += f"identity {figures['identity']:.3f}, perceptual {figures['perceptual']:.3f}, "
     rest += f"moved {figures['moved']:.2f} sd, {figures['from_average']:.2f} sd from w_avg"
     return [*lines, rest]
 
@@ -72,7 +77,8 @@ def write_video(path: Path, frames: Sequence[Image.Image]) -> None:
     scale = max(1, -(-LEAST_FRAME // max(width, height)))
     # H.264 wants even sides.
     size = (width * scale // 2 * 2, height * scale // 2 * 2)
-    pixels = [np.asarray(frame.resize(size, Image.Resampling.NEAREST)) for frame in [*frames, *frames[::-1]]]
+    pixels = [np.asarray(frame.resize(size, Image.Resampling.NEAREST)) for frame in frames]
+    pixels += pixels[::-1]
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".gif":
             imageio.imwrite(temporary, pixels, extension=".gif", duration=1000 // FRAMES_PER_SECOND, loop=0)
@@ -94,6 +100,6 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writeheader()
         for row in rows:
             for text in row["strengths"] or [""]:
-                parts = {name: row[name].get(text, "") for name in ("clip", "clip_gain")}
+                parts = {name: row[name].get(text, "") for name in ("clip", "clip_gain", "reached")}
                 strength = row["strengths"].get(text, "")
                 writer.writerow({**row, **parts, "attribute": text, "strength": strength})

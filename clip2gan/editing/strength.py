@@ -30,6 +30,11 @@ class Choice:
     agrees: Mapping[str, bool]
     clearness: Mapping[str, float]
 
+    @property
+    def shown(self) -> float:
+        """What the picture shows of all attributes together; more than is enough of one counts nothing."""
+        return sum(min(value, AGREES) for value in self.clearness.values())
+
 
 def identity(e: Tensor, before: Tensor, named: Tensor) -> Tensor:
     """The cosines [N] of e [N, D] and `before` [D] without the directions [K, D] that were to change."""
@@ -47,28 +52,45 @@ def least_strengths(
     memory: Memory,
     embed: Embed,
     *,
-    agrees: float = AGREES,
     bound: float = IDENTITY,
     factors: Sequence[float] = FACTORS,
 ) -> Choice:
     """For each attribute in turn, the least strength at which CLIP agrees.
 
-    The strength is 0 or one of `factors` times the wanted one, the least at which the clearness is `agrees`
+    The strength is 0 or one of `factors` times the wanted one, the least at which the clearness is `AGREES`
     or more; never one whose `identity` is under `bound`. Where none is enough it is the clearest that is
-    admissible, and where none is admissible, 0.
+    admissible, and where none is admissible, 0. Of several attributes the later ones blur the earlier ones,
+    so that there is a second round where CLIP does not agree to all of them in the end; the better of both
+    counts.
     """
     names = list(course.texts)
-    strengths, agreed, clear = torch.zeros(len(names)), {}, {}
-    for index, name in enumerate(names):
-        sign = 1 if wanted[name] >= 0 else -1
-        tried = strengths.repeat(len(factors) + 1, 1)
-        tried[1:, index] = wanted[name] * torch.tensor(factors)
-        e = embed(course(tried))
-        found = memory.clearness(e, course.e_texts[index], sign).tolist()
-        same = identity(e, course.e[0], course.named).tolist()
-        admissible = [i for i in range(len(tried)) if same[i] >= bound] or [0]
-        enough = [i for i in admissible if found[i] >= agrees]
-        best = enough[0] if enough else max(admissible, key=found.__getitem__)
-        strengths = tried[best]
-        agreed[name], clear[name] = bool(enough), found[best]
-    return Choice(dict(zip(names, strengths.tolist(), strict=True)), agreed, clear)
+    signs = [sign_of(wanted[name]) for name in names]
+    strengths, clear = torch.zeros(len(names)), list[float]()
+    choices: list[Choice] = []
+    for _ in range(2 if len(names) > 1 else 1):
+        for index, name in enumerate(names):
+            tried = strengths.repeat(len(factors) + 1, 1)
+            tried[0, index] = 0
+            tried[1:, index] = wanted[name] * torch.tensor(factors)
+            e = embed(course(tried))
+            found = [memory.clearness(e, *each).tolist() for each in zip(course.e_texts, signs, strict=True)]
+            same = identity(e, course.e[0], course.named).tolist()
+            admissible = [i for i in range(len(tried)) if same[i] >= bound] or [0]
+            enough = [i for i in admissible if found[index][i] >= AGREES]
+            best = enough[0] if enough else max(admissible, key=found[index].__getitem__)
+            strengths, clear = tried[best], [row[best] for row in found]
+        choices.append(
+            Choice(
+                dict(zip(names, strengths.tolist(), strict=True)),
+                {name: value >= AGREES for name, value in zip(names, clear, strict=True)},
+                dict(zip(names, clear, strict=True)),
+            )
+        )
+        if all(choices[-1].agrees.values()):
+            break
+    return max(choices, key=lambda choice: choice.shown)
+
+
+def sign_of(strength: float) -> int:
+    """1 for an attribute that is added, -1 for one that is taken away."""
+    return 1 if strength >= 0 else -1

@@ -9,6 +9,7 @@ from clip2gan.mappers.base import Mapper, MapperConfig, row_noise
 from stylegan2 import Generator
 
 ANSWERS = 64  # that are averaged to the best single one
+SPREAD_ANSWERS = 1024  # of which the spread of latents is measured
 
 
 class OwnMapping(Mapper):
@@ -27,6 +28,12 @@ class OwnMapping(Mapper):
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Nothing: the weights are the generator's."""
+
+    @torch.no_grad()
+    def fit_spread(self, e: Tensor) -> None:
+        """Take the latents' statistics from answers to one embedding e [1, D]."""
+        w = self.sample(e, SPREAD_ANSWERS, torch.Generator().manual_seed(0))[0, :, 0]
+        self.fit_statistics(e, w)
 
     def forward(self, e: Tensor) -> Tensor:
         """The mean of answers to the same noise for every embedding."""
