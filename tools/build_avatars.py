@@ -39,7 +39,9 @@ DESCRIPTION = (
     "A small model of cartoon faces at 64x64, trained by clip2gan's own commands on drawings whose "
     "attributes are known exactly. Its CLIP knows this domain only. docs/avatars.md tells how it was made."
 )
-LICENCES = {part: f"MIT, trained on drawings: {DRAWINGS}" for part in ("generator", "clip", "mapper")}
+LICENCES = {
+    part: f"MIT, trained on drawings: {DRAWINGS}" for part in ("generator", "clip", "mapper", "encoder")
+}
 
 
 def read_figures(path: Path) -> tuple[dict[str, str], ...]:
