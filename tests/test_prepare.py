@@ -61,6 +61,14 @@ LAYOUTS: dict[str, dict[str, bytes | str]] = {
         "captions.txt": "image_name,comment_number,comment\n"
         'a.png,0,"a red, round hat"\na.png,1,a hat\nb.jpg,0,a dog\n',
     },
+    "CSV of pandas": {
+        **PICTURES,
+        "captions.csv": ',image,caption\n0,a.png,"a red, round hat"\n1,a.png,a hat\n2,b.jpg,a dog\n',
+    },
+    "CSV, captions first": {
+        **PICTURES,
+        "captions.txt": "caption,split,image\na red, round hat,train,a.png\na hat,train,a\na dog,val,b.jpg\n",
+    },
     "pairs": {**PICTURES, "a.txt": "a red, round hat\na hat\n", "b.txt": "a dog"},
     "MM-CelebA-HQ": {
         "image/images/0.png": png(0),
@@ -107,9 +115,52 @@ def test_what_cannot_be_used_is_named_and_counted(tmp_path: Path) -> None:
     assert read_captions(files, any_script=True).of["b.jpg"] == ["собака бежит", "a café"]
 
 
-def test_a_file_of_captions_that_is_not_text_is_named(tmp_path: Path) -> None:
-    captions = read_captions(open_files(write(tmp_path, {**PICTURES, "a.txt": b"\xff\xfe\x00caf\xe9"})))
-    assert captions.summary()[0].startswith("1 files of captions that cannot be read: a.txt")
+def test_files_without_a_caption_are_named(tmp_path: Path) -> None:
+    files = {
+        **PICTURES,
+        "Flickr8k.token.txt": "a.png#0\ta hat\n",
+        "Flickr8k.lemma.token.txt": "a.png#0\ta hat be wear\n",
+        "CrowdFlowerAnnotations.txt": "a.png\tb.jpg#2\t1\t0\t3\na.png\ta.png#0\t0.5\t3\t3\n",
+        "ExpertAnnotations.txt": "a.png\tb.jpg#2\t1\t1\t1\n",
+        "Flickr_8k.trainImages.txt": "a.png\nb.jpg\n",
+        "list_attr_celeba.csv": "image_id,bald,beard\na.png,-1,1\n",
+        "lost.txt": "a caption of no picture",
+        "other.json": '{"images": []}',
+    }
+    captions = read_captions(open_files(write(tmp_path, files)))
+    assert captions.of == {"a.png": ["a hat"]}
+    left_out = {name for names in captions.skipped.values() for name in names}
+    assert left_out == files.keys() - PICTURES.keys() - {"Flickr8k.token.txt"}
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00caf\xe9", "a.png,un café\n".encode("latin-1")])
+def test_a_file_of_captions_in_another_encoding_is_named(tmp_path: Path, data: bytes) -> None:
+    captions = read_captions(open_files(write(tmp_path, {**PICTURES, "a.txt": data})))
+    assert captions.summary() == [
+        "1 files of captions that cannot be read: a.txt (not UTF-8; save it as UTF-8)"
+    ]
+
+
+def test_an_open_quote_costs_no_caption(tmp_path: Path) -> None:
+    table = (
+        'image,caption\na.png,"a hat, open\nb.jpg,"a ""big"" dog"\nb.jpg,a 5" dog\n' + "b.jpg,x\n" * 40_000
+    )
+    captions = read_captions(open_files(write(tmp_path, {**PICTURES, "captions.txt": table})))
+    assert captions.of == {"a.png": ["a hat, open"], "b.jpg": ['a "big" dog', 'a 5" dog', "x"]}
+    assert captions.skipped == {}
+
+
+def test_a_damaged_file_in_a_zip_costs_no_other(tmp_path: Path) -> None:
+    source = tmp_path / "in.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        for name, content in {**LAYOUTS["pairs"], "notes.txt": "some damaged notes"}.items():
+            archive.writestr(name, content)
+    source.write_bytes(source.read_bytes().replace(b"some damaged", b"some DAMAGED"))
+    done = prepare(source, tmp_path / "out.zip", Preparation(resolution=8))
+    assert (done.pictures, done.captions) == (2, 3)
+    assert done.skipped.summary() == [
+        "1 files of captions that cannot be read: notes.txt (Bad CRC-32 for file 'notes.txt')"
+    ]
 
 
 @given(st.text())
