@@ -226,7 +226,7 @@ def test_prepare_makes_a_zip_with_captions_and_embeddings(
     assert [record["name"] for record in records] == ["Images/a.png", "Images/b.jpg", "c.png"]
     assert not list(tmp_path.glob("*.part"))
 
-    data = open_captioned([str(target)], 32, tiny_clip, tmp_path / "cache")
+    data = open_captioned([str(target)], 32).embed(tiny_clip, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()  # nothing had to be embedded again
     assert data.counts.tolist() == [2, 1, 0]
     pixels = data.batch([0, 1, 2]).float() / 127.5 - 1
@@ -303,6 +303,6 @@ def test_damaged_embeddings_are_computed_again(tmp_path: Path, tiny_clip: ClipEn
     with zipfile.ZipFile(damaged, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content[:50] if name == EMBEDDINGS else content)
-    whole = open_captioned([str(target)], 32, tiny_clip, tmp_path / "cache")
-    again = open_captioned([str(damaged)], 32, tiny_clip, tmp_path / "cache")
+    whole = open_captioned([str(target)], 32).embed(tiny_clip, tmp_path / "cache")
+    again = open_captioned([str(damaged)], 32).embed(tiny_clip, tmp_path / "cache")
     torch.testing.assert_close(again.texts, whole.texts, atol=2e-3, rtol=0)

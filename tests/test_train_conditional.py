@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(folder: Path, tiny_clip: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Captioned:
-    return open_captioned([str(folder)], 32, tiny_clip, tmp_path_factory.mktemp("cache"))
+    return open_captioned([str(folder)], 32).embed(tiny_clip, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(
 
     def w_of(part: int, out: Path) -> torch.Tensor:
         run = RunFolder.open(out, {})
-        (out / "memory.json").write_text(json.dumps({"part": part}))
+        (out / "memory.json").write_text(json.dumps({"part": part, "limit": 1.0}))
         train_conditional(config, start, data, tiny_clip, run, max_memory=1.0)
         return load_generator(out / "generator.safetensors").mapping.state_dict()["fc0.bias"]
 
@@ -352,7 +352,7 @@ def test_without_guidance_clip_is_not_asked(
 
 def test_pictures_without_any_caption_will_do(plain: Path, tiny_clip: ClipEncoder, tmp_path: Path) -> None:
     source = write_pictures(tmp_path / "in", captioned=0)
-    data = open_captioned([str(source)], 32, tiny_clip, tmp_path / "cache")
+    data = open_captioned([str(source)], 32).embed(tiny_clip, tmp_path / "cache")
     assert len(data.texts) == 0
     bundle = train(replace(SMALL, steps=1), from_file(plain, None, 16), data, tiny_clip, tmp_path / "run")
     assert load(str(bundle), device="cpu").generate("anything")[0].size == (32, 32)
