@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.data.captioned import EMBEDDINGS, open_captioned
+from clip2gan.data.captioned import EMBEDDINGS, open_captioned, picture_sides
 from clip2gan.data.captions import is_latin, read_captions
 from clip2gan.data.files import expand, open_files
 from clip2gan.data.pictures import open_mixed, open_pictures
@@ -233,7 +233,37 @@ def test_prepare_makes_a_zip_with_captions_and_embeddings(
     torch.testing.assert_close(data.images, tiny_clip.encode_images(pixels), atol=2e-3, rtol=0)
     texts = tiny_clip.encode_texts(["a red, round hat", "a hat", "a dog"])
     torch.testing.assert_close(data.texts, texts, atol=2e-3, rtol=0)
-    assert run("prepare", source, target)[0] == 1  # it is there already
+    code, _, err = run("prepare", source, target)
+    assert (code, err.strip()) == (
+        1,
+        f"Error: {target} exists already; give --force to overwrite, or another DST.zip",
+    )
+
+
+def test_captions_that_were_prepared_are_taken_as_they_are(tmp_path: Path, tiny_clip: ClipEncoder) -> None:
+    source = write(tmp_path / "in", {**PICTURES, "a.txt": "собака бежит", "b.txt": "a dog"})
+    target = tmp_path / "x.zip"
+    prepare(source, target, Preparation(resolution=32, any_script=True), tiny_clip)
+    data = open_captioned([str(target)], 32).embed(tiny_clip, tmp_path / "cache")
+    assert data.counts.tolist() == [1, 1]
+    assert not (tmp_path / "cache").exists()  # the stored embeddings are those
+    expected = tiny_clip.encode_texts(["собака бежит", "a dog"])
+    torch.testing.assert_close(data.texts, expected, atol=2e-3, rtol=0)
+
+
+def test_the_sizes_of_pictures_are_known_before_they_are_opened(tmp_path: Path) -> None:
+    source = write(tmp_path / "in", {"a.png": png(0, (40, 20)), "b.png": png(1, (30, 60)), "c.png": b"?"})
+    assert picture_sides([str(source)]) == {20, 30}
+    prepare(source, tmp_path / "x.zip", Preparation(resolution=16))
+    assert picture_sides([str(tmp_path / "x.zip")]) == {16}
+    assert picture_sides([str(source), str(tmp_path / "x.zip")]) == {16, 20, 30}
+
+
+def test_pictures_are_kept_in_memory_below_a_limit(tmp_path: Path) -> None:
+    folders = [str(write(tmp_path / name, PICTURES)) for name in "xy"]
+    for limit, kept in ((4 * 3 * 32**2, 2), (4 * 3 * 32**2 - 1, 0)):
+        opened = open_captioned(folders, 32, limit)
+        assert [len(pictures._pixels) for pictures in opened.pictures] == [kept, kept]
 
 
 def test_a_stopped_preparation_goes_on_with_the_same_bytes(
@@ -291,7 +321,11 @@ def test_nothing_to_prepare_is_one_line(tmp_path: Path, run: Run) -> None:
     code, _, err = run("prepare", tmp_path / "in", tmp_path / "x.tar")
     assert code == 2
     assert "name it x.zip" in err
-    assert not (tmp_path / "x.zip").exists()
+    write(tmp_path / "broken", {"a.png": b"nothing"})
+    code, _, err = run("prepare", tmp_path / "broken", tmp_path / "x.zip", "--clip", "none")
+    assert code == 1
+    assert "none of 1 pictures can be read" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "in"]
 
 
 def test_damaged_embeddings_are_computed_again(tmp_path: Path, tiny_clip: ClipEncoder) -> None:

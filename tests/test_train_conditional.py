@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -374,6 +375,8 @@ def test_settings_out_of_range_are_refused() -> None:
         replace(SMALL, clip_share=2)
     with pytest.raises(ValueError, match="batch must be at least 1"):
         replace(SMALL, batch=0)
+    with pytest.raises(ValueError, match="text_noise must be 0 or more, got -1"):
+        replace(SMALL, text_noise=-1)
 
 
 # The command
@@ -397,6 +400,9 @@ def test_the_command_trains_and_goes_on(
     assert out.strip().endswith(f"wrote {tmp_path / 'run' / 'bundle'}")
     assert json.loads((tmp_path / "run" / "memory.json").read_text())["part"] == 4
     assert run(*arguments, "--max-memory", 16)[0] == 0
+    code, _, err = run(*arguments, "--max-memory", 17)  # which is no other training
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "memory.json").read_text())["limit"] == 17
     code, _, err = run(*arguments, "--clip-weight", 9)
     assert code == 1
     assert "begun with other settings" in err
@@ -411,14 +417,51 @@ def test_bad_arguments_are_one_line(
         (("--set", "no_such=1"), 2, "has no setting 'no_such'"),
         (("--set", "clip_share=3"), 2, "clip_share is a share from 0 to 1"),
         (("--perceptual", "avatars"), 2, "--perceptual has no meaning with --condition clip"),
+        (("--set", "lr=NaN"), 2, "lr must be float"),
+        (("--set", "r1_gamma=-1"), 2, "r1_gamma must be 0 or more, got -1"),
         (("--resolution", 16), 2, "makes 32 px, more than 16"),
-        (("--max-memory", 0.01), 1, "--max-memory is 0.01 GB"),
+        (("--resolution", 100), 2, "'--resolution': 100 is not a power of two; take 64 or 128"),
+        (("--resolution", 0), 2, "'--resolution': 0 is not a power of two; take 8 or more"),
+        (("--data", tmp_path / "gone"), 2, "no such folder or zip or tar"),
     ):
         found = run(*arguments, *extra)
         assert (found[0], message in found[2]) == (code, True), found
+    assert not (tmp_path / "run").exists()
+    code, _, err = run(*arguments, "--max-memory", 0.01)
+    assert code == 1
+    assert "--max-memory is 0.01 GB" in err
+    code, _, err = run(*arguments)  # nothing is spoiled
+    assert code == 0, err
     code, _, err = run("train-gan", "--data", folder, "--steps", 3, "--out", tmp_path / "x")
     assert code == 2
     assert "--steps has no meaning with --condition none" in err
+
+
+def test_the_resolution_is_that_of_the_pictures(
+    plain: Path, folder: Path, tiny_clip: ClipEncoder, tmp_path: Path, run: Run
+) -> None:
+    prepared = tmp_path / "x.zip"
+    assert run("prepare", folder, prepared, "--resolution", 128, "--clip", "none")[0] == 0
+    scratch = ("--preset", "stylegan2", "--dry-run", "--out", tmp_path / "run")
+    clip = ("--condition", "clip", "--clip", tiny_clip.spec)
+    for more, resolution in (
+        (("--data", prepared), 128),
+        (("--data", folder), 32),
+        (("--data", folder, "--data", prepared), 64),  # they do not agree
+        (("--data", prepared, "--resolution", 16), 16),
+    ):
+        for condition in ((), clip):
+            code, out, err = run("train-gan", *condition, *scratch, *more)
+            assert code == 0, err
+            found = re.search(r"img_resolution\W+(\d+)", out + err)
+            assert found is not None
+            assert int(found[1]) == resolution
+            shrunk = f"pictures of up to 128 px are shrunk to {resolution} px"
+            assert (shrunk in err) == (prepared in more and resolution < 128)
+    # A generator that is started from has its own.
+    code, out, err = run("train-gan", *clip, *scratch, "--data", prepared, "--init", plain)
+    assert code == 0, err
+    assert "pictures of up to 128 px are shrunk to 32 px" in err
 
 
 @pytest.mark.slow
