@@ -379,11 +379,13 @@ class _Training:
         config, networks = self.config, self.networks
         mapping = networks.generator.mapping
         figures, fakes, latents = _Sums(), [], []
-        for part in self._parts(batch):
+        with torch.no_grad():
+            first_ws = networks.first_mapping(batch.z, batch.c)[:, 0]
+        scale = first_ws.var(dim=0).mean().clamp_min(1e-8) if len(batch) > 1 else 1.0
+        for part, first_w in zip(self._parts(batch), first_ws.split(self.part), strict=True):
             ws = mapping(part.z, part.c)
             with torch.no_grad():
                 other = mapping(part.z2, part.c) if config.style_mixing > 0 else ws
-                first_w = networks.first_mapping(part.z, part.c)[:, 0]
             layers = torch.arange(ws.shape[1], device=ws.device)[None, :, None]
             fake = networks.generator.synthesis(
                 torch.where(layers >= part.cut[:, None, None], other, ws),
@@ -398,7 +400,6 @@ class _Training:
                 terms["clip_distance"] = (config.clip_weight, cosine)
                 terms["clip_contrast"] = (config.clip_weight * config.contrastive, contrast)
             if config.anchor > 0:
-                scale = first_w.var(dim=0).mean().clamp_min(1e-8) if len(part) > 1 else 1.0
                 terms["anchor"] = (config.anchor, (ws[:, 0] - first_w).square().mean() / scale)
             share = len(part) / len(batch)
             (share * torch.stack([weight * value for weight, value in terms.values()]).sum()).backward()
