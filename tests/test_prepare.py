@@ -65,6 +65,10 @@ LAYOUTS: dict[str, dict[str, bytes | str]] = {
         **PICTURES,
         "captions.csv": ',image,caption\n0,a.png,"a red, round hat"\n1,a.png,a hat\n2,b.jpg,a dog\n',
     },
+    "CSV of Excel": {
+        **PICTURES,
+        "captions.csv": 'image;caption\na.png;"a red, round hat"\na.png;a hat\nb.jpg;a dog\n',
+    },
     "CSV, captions first": {
         **PICTURES,
         "captions.txt": "caption,split,image\na red, round hat,train,a.png\na hat,train,a\na dog,val,b.jpg\n",

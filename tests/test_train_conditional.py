@@ -252,6 +252,20 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(
     torch.testing.assert_close(w_of(4, tmp_path / "a"), w_of(8, tmp_path / "b"), rtol=0.05, atol=0.05)
 
 
+def test_pictures_are_encoded_some_at_a_time(
+    state: Path, data: Captioned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = from_file(state, None, 16).encoder
+    assert encoder is not None
+    whole = text_mapping.encode_all(encoder, data, CPU, tmp_path / "whole")
+    monkeypatch.setattr(text_mapping, "BATCH_PIXELS", 3 * 32 * 32)
+    sizes: list[int] = []
+    encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    parts = text_mapping.encode_all(encoder, data, CPU, tmp_path / "parts")
+    assert sizes == [3, 3, 2]
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+
+
 # The training
 
 
@@ -435,6 +449,10 @@ def test_bad_arguments_are_one_line(
     code, _, err = run("train-gan", "--data", folder, "--steps", 3, "--out", tmp_path / "x")
     assert code == 2
     assert "--steps has no meaning with --condition none" in err
+    code, _, err = run("train-gan", "--data", tmp_path / "gone", "--out", tmp_path / "x")
+    assert code == 2
+    assert "no such folder or zip or tar" in err
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_resolution_is_that_of_the_pictures(

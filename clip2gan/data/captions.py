@@ -249,7 +249,7 @@ class _Columns:
 def _columns(lines: list[str]) -> _Columns | None:
     """By the header's names, or by the first rows; None for what is no table of captions."""
     filled = [line for line in lines if line.strip()][:_ROWS_LOOKED_AT]
-    for delimiter in "\t|,":
+    for delimiter in "\t|,;":
         names = [cell.strip().lower() for cell in _cells(filled[0], delimiter)] if filled else []
         places = [
             next((names.index(key) for key in keys if key in names), -1)
@@ -282,10 +282,10 @@ def _table(lines: list[str], columns: _Columns, name: str, captions: Captions) -
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
-    """Quotes count only with commas, which may stand in captions too, and only where they are closed."""
-    if delimiter == ",":
+    """Quotes count only with what may stand in captions too, and only where they are closed."""
+    if delimiter in ",;":
         try:
-            return next(csv.reader([line], strict=True), [])
+            return next(csv.reader([line], delimiter=delimiter, strict=True), [])
         except csv.Error:
             return [cell.strip('"') for cell in line.split(delimiter)]
     return line.split(delimiter)
