@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.data.captioned import EMBEDDINGS, open_captioned
+from clip2gan.data.captioned import EMBEDDINGS, open_captioned, picture_sides
 from clip2gan.data.captions import is_latin, read_captions
 from clip2gan.data.files import expand, open_files
 from clip2gan.data.pictures import open_mixed, open_pictures
@@ -60,6 +60,18 @@ LAYOUTS: dict[str, dict[str, bytes | str]] = {
         **PICTURES,
         "captions.txt": "image_name,comment_number,comment\n"
         'a.png,0,"a red, round hat"\na.png,1,a hat\nb.jpg,0,a dog\n',
+    },
+    "CSV of pandas": {
+        **PICTURES,
+        "captions.csv": ',image,caption\n0,a.png,"a red, round hat"\n1,a.png,a hat\n2,b.jpg,a dog\n',
+    },
+    "CSV of Excel": {
+        **PICTURES,
+        "captions.csv": 'image;caption\na.png;"a red, round hat"\na.png;a hat\nb.jpg;a dog\n',
+    },
+    "CSV, captions first": {
+        **PICTURES,
+        "captions.txt": "caption,split,image\na red, round hat,train,a.png\na hat,train,a\na dog,val,b.jpg\n",
     },
     "pairs": {**PICTURES, "a.txt": "a red, round hat\na hat\n", "b.txt": "a dog"},
     "MM-CelebA-HQ": {
@@ -107,9 +119,52 @@ def test_what_cannot_be_used_is_named_and_counted(tmp_path: Path) -> None:
     assert read_captions(files, any_script=True).of["b.jpg"] == ["собака бежит", "a café"]
 
 
-def test_a_file_of_captions_that_is_not_text_is_named(tmp_path: Path) -> None:
-    captions = read_captions(open_files(write(tmp_path, {**PICTURES, "a.txt": b"\xff\xfe\x00caf\xe9"})))
-    assert captions.summary()[0].startswith("1 files of captions that cannot be read: a.txt")
+def test_files_without_a_caption_are_named(tmp_path: Path) -> None:
+    files = {
+        **PICTURES,
+        "Flickr8k.token.txt": "a.png#0\ta hat\n",
+        "Flickr8k.lemma.token.txt": "a.png#0\ta hat be wear\n",
+        "CrowdFlowerAnnotations.txt": "a.png\tb.jpg#2\t1\t0\t3\na.png\ta.png#0\t0.5\t3\t3\n",
+        "ExpertAnnotations.txt": "a.png\tb.jpg#2\t1\t1\t1\n",
+        "Flickr_8k.trainImages.txt": "a.png\nb.jpg\n",
+        "list_attr_celeba.csv": "image_id,bald,beard\na.png,-1,1\n",
+        "lost.txt": "a caption of no picture",
+        "other.json": '{"images": []}',
+    }
+    captions = read_captions(open_files(write(tmp_path, files)))
+    assert captions.of == {"a.png": ["a hat"]}
+    left_out = {name for names in captions.skipped.values() for name in names}
+    assert left_out == files.keys() - PICTURES.keys() - {"Flickr8k.token.txt"}
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00caf\xe9", "a.png,un café\n".encode("latin-1")])
+def test_a_file_of_captions_in_another_encoding_is_named(tmp_path: Path, data: bytes) -> None:
+    captions = read_captions(open_files(write(tmp_path, {**PICTURES, "a.txt": data})))
+    assert captions.summary() == [
+        "1 files of captions that cannot be read: a.txt (not UTF-8; save it as UTF-8)"
+    ]
+
+
+def test_an_open_quote_costs_no_caption(tmp_path: Path) -> None:
+    table = (
+        'image,caption\na.png,"a hat, open\nb.jpg,"a ""big"" dog"\nb.jpg,a 5" dog\n' + "b.jpg,x\n" * 40_000
+    )
+    captions = read_captions(open_files(write(tmp_path, {**PICTURES, "captions.txt": table})))
+    assert captions.of == {"a.png": ["a hat, open"], "b.jpg": ['a "big" dog', 'a 5" dog', "x"]}
+    assert captions.skipped == {}
+
+
+def test_a_damaged_file_in_a_zip_costs_no_other(tmp_path: Path) -> None:
+    source = tmp_path / "in.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        for name, content in {**LAYOUTS["pairs"], "notes.txt": "some damaged notes"}.items():
+            archive.writestr(name, content)
+    source.write_bytes(source.read_bytes().replace(b"some damaged", b"some DAMAGED"))
+    done = prepare(source, tmp_path / "out.zip", Preparation(resolution=8))
+    assert (done.pictures, done.captions) == (2, 3)
+    assert done.skipped.summary() == [
+        "1 files of captions that cannot be read: notes.txt (Bad CRC-32 for file 'notes.txt')"
+    ]
 
 
 @given(st.text())
@@ -175,14 +230,44 @@ def test_prepare_makes_a_zip_with_captions_and_embeddings(
     assert [record["name"] for record in records] == ["Images/a.png", "Images/b.jpg", "c.png"]
     assert not list(tmp_path.glob("*.part"))
 
-    data = open_captioned([str(target)], 32, tiny_clip, tmp_path / "cache")
+    data = open_captioned([str(target)], 32).embed(tiny_clip, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()  # nothing had to be embedded again
     assert data.counts.tolist() == [2, 1, 0]
     pixels = data.batch([0, 1, 2]).float() / 127.5 - 1
     torch.testing.assert_close(data.images, tiny_clip.encode_images(pixels), atol=2e-3, rtol=0)
     texts = tiny_clip.encode_texts(["a red, round hat", "a hat", "a dog"])
     torch.testing.assert_close(data.texts, texts, atol=2e-3, rtol=0)
-    assert run("prepare", source, target)[0] == 1  # it is there already
+    code, _, err = run("prepare", source, target)
+    assert (code, err.strip()) == (
+        1,
+        f"Error: {target} exists already; give --force to overwrite, or another DST.zip",
+    )
+
+
+def test_captions_that_were_prepared_are_taken_as_they_are(tmp_path: Path, tiny_clip: ClipEncoder) -> None:
+    source = write(tmp_path / "in", {**PICTURES, "a.txt": "собака бежит", "b.txt": "a dog"})
+    target = tmp_path / "x.zip"
+    prepare(source, target, Preparation(resolution=32, any_script=True), tiny_clip)
+    data = open_captioned([str(target)], 32).embed(tiny_clip, tmp_path / "cache")
+    assert data.counts.tolist() == [1, 1]
+    assert not (tmp_path / "cache").exists()  # the stored embeddings are those
+    expected = tiny_clip.encode_texts(["собака бежит", "a dog"])
+    torch.testing.assert_close(data.texts, expected, atol=2e-3, rtol=0)
+
+
+def test_the_sizes_of_pictures_are_known_before_they_are_opened(tmp_path: Path) -> None:
+    source = write(tmp_path / "in", {"a.png": png(0, (40, 20)), "b.png": png(1, (30, 60)), "c.png": b"?"})
+    assert picture_sides([str(source)]) == {20, 30}
+    prepare(source, tmp_path / "x.zip", Preparation(resolution=16))
+    assert picture_sides([str(tmp_path / "x.zip")]) == {16}
+    assert picture_sides([str(source), str(tmp_path / "x.zip")]) == {16, 20, 30}
+
+
+def test_pictures_are_kept_in_memory_below_a_limit(tmp_path: Path) -> None:
+    folders = [str(write(tmp_path / name, PICTURES)) for name in "xy"]
+    for limit, kept in ((4 * 3 * 32**2, 2), (4 * 3 * 32**2 - 1, 0)):
+        opened = open_captioned(folders, 32, limit)
+        assert [len(pictures._pixels) for pictures in opened.pictures] == [kept, kept]
 
 
 def test_a_stopped_preparation_goes_on_with_the_same_bytes(
@@ -240,7 +325,11 @@ def test_nothing_to_prepare_is_one_line(tmp_path: Path, run: Run) -> None:
     code, _, err = run("prepare", tmp_path / "in", tmp_path / "x.tar")
     assert code == 2
     assert "name it x.zip" in err
-    assert not (tmp_path / "x.zip").exists()
+    write(tmp_path / "broken", {"a.png": b"nothing"})
+    code, _, err = run("prepare", tmp_path / "broken", tmp_path / "x.zip", "--clip", "none")
+    assert code == 1
+    assert "none of 1 pictures can be read" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "in"]
 
 
 def test_damaged_embeddings_are_computed_again(tmp_path: Path, tiny_clip: ClipEncoder) -> None:
@@ -252,6 +341,6 @@ def test_damaged_embeddings_are_computed_again(tmp_path: Path, tiny_clip: ClipEn
     with zipfile.ZipFile(damaged, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content[:50] if name == EMBEDDINGS else content)
-    whole = open_captioned([str(target)], 32, tiny_clip, tmp_path / "cache")
-    again = open_captioned([str(damaged)], 32, tiny_clip, tmp_path / "cache")
+    whole = open_captioned([str(target)], 32).embed(tiny_clip, tmp_path / "cache")
+    again = open_captioned([str(damaged)], 32).embed(tiny_clip, tmp_path / "cache")
     torch.testing.assert_close(again.texts, whole.texts, atol=2e-3, rtol=0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(folder: Path, tiny_clip: ClipEncoder, tmp_path_factory: pytest.TempPathFactory) -> Captioned:
-    return open_captioned([str(folder)], 32, tiny_clip, tmp_path_factory.mktemp("cache"))
+    return open_captioned([str(folder)], 32).embed(tiny_clip, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -244,11 +245,25 @@ def test_parts_of_a_batch_give_the_gradients_of_the_whole(
 
     def w_of(part: int, out: Path) -> torch.Tensor:
         run = RunFolder.open(out, {})
-        (out / "memory.json").write_text(json.dumps({"part": part}))
+        (out / "memory.json").write_text(json.dumps({"part": part, "limit": 1.0}))
         train_conditional(config, start, data, tiny_clip, run, max_memory=1.0)
         return load_generator(out / "generator.safetensors").mapping.state_dict()["fc0.bias"]
 
     torch.testing.assert_close(w_of(4, tmp_path / "a"), w_of(8, tmp_path / "b"), rtol=0.05, atol=0.05)
+
+
+def test_pictures_are_encoded_some_at_a_time(
+    state: Path, data: Captioned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = from_file(state, None, 16).encoder
+    assert encoder is not None
+    whole = text_mapping.encode_all(encoder, data, CPU, tmp_path / "whole")
+    monkeypatch.setattr(text_mapping, "BATCH_PIXELS", 3 * 32 * 32)
+    sizes: list[int] = []
+    encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    parts = text_mapping.encode_all(encoder, data, CPU, tmp_path / "parts")
+    assert sizes == [3, 3, 2]
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
 
 
 # The training
@@ -352,7 +367,7 @@ def test_without_guidance_clip_is_not_asked(
 
 def test_pictures_without_any_caption_will_do(plain: Path, tiny_clip: ClipEncoder, tmp_path: Path) -> None:
     source = write_pictures(tmp_path / "in", captioned=0)
-    data = open_captioned([str(source)], 32, tiny_clip, tmp_path / "cache")
+    data = open_captioned([str(source)], 32).embed(tiny_clip, tmp_path / "cache")
     assert len(data.texts) == 0
     bundle = train(replace(SMALL, steps=1), from_file(plain, None, 16), data, tiny_clip, tmp_path / "run")
     assert load(str(bundle), device="cpu").generate("anything")[0].size == (32, 32)
@@ -374,6 +389,8 @@ def test_settings_out_of_range_are_refused() -> None:
         replace(SMALL, clip_share=2)
     with pytest.raises(ValueError, match="batch must be at least 1"):
         replace(SMALL, batch=0)
+    with pytest.raises(ValueError, match="text_noise must be 0 or more, got -1"):
+        replace(SMALL, text_noise=-1)
 
 
 # The command
@@ -397,6 +414,9 @@ def test_the_command_trains_and_goes_on(
     assert out.strip().endswith(f"wrote {tmp_path / 'run' / 'bundle'}")
     assert json.loads((tmp_path / "run" / "memory.json").read_text())["part"] == 4
     assert run(*arguments, "--max-memory", 16)[0] == 0
+    code, _, err = run(*arguments, "--max-memory", 17)  # which is no other training
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "memory.json").read_text())["limit"] == 17
     code, _, err = run(*arguments, "--clip-weight", 9)
     assert code == 1
     assert "begun with other settings" in err
@@ -411,14 +431,55 @@ def test_bad_arguments_are_one_line(
         (("--set", "no_such=1"), 2, "has no setting 'no_such'"),
         (("--set", "clip_share=3"), 2, "clip_share is a share from 0 to 1"),
         (("--perceptual", "avatars"), 2, "--perceptual has no meaning with --condition clip"),
+        (("--set", "lr=NaN"), 2, "lr must be float"),
+        (("--set", "r1_gamma=-1"), 2, "r1_gamma must be 0 or more, got -1"),
         (("--resolution", 16), 2, "makes 32 px, more than 16"),
-        (("--max-memory", 0.01), 1, "--max-memory is 0.01 GB"),
+        (("--resolution", 100), 2, "'--resolution': 100 is not a power of two; take 64 or 128"),
+        (("--resolution", 0), 2, "'--resolution': 0 is not a power of two; take 8 or more"),
+        (("--data", tmp_path / "gone"), 2, "no such folder or zip or tar"),
     ):
         found = run(*arguments, *extra)
         assert (found[0], message in found[2]) == (code, True), found
+    assert not (tmp_path / "run").exists()
+    code, _, err = run(*arguments, "--max-memory", 0.01)
+    assert code == 1
+    assert "--max-memory is 0.01 GB" in err
+    code, _, err = run(*arguments)  # nothing is spoiled
+    assert code == 0, err
     code, _, err = run("train-gan", "--data", folder, "--steps", 3, "--out", tmp_path / "x")
     assert code == 2
     assert "--steps has no meaning with --condition none" in err
+    code, _, err = run("train-gan", "--data", tmp_path / "gone", "--out", tmp_path / "x")
+    assert code == 2
+    assert "no such folder or zip or tar" in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_resolution_is_that_of_the_pictures(
+    plain: Path, folder: Path, tiny_clip: ClipEncoder, tmp_path: Path, run: Run
+) -> None:
+    prepared = tmp_path / "x.zip"
+    assert run("prepare", folder, prepared, "--resolution", 128, "--clip", "none")[0] == 0
+    scratch = ("--preset", "stylegan2", "--dry-run", "--out", tmp_path / "run")
+    clip = ("--condition", "clip", "--clip", tiny_clip.spec)
+    for more, resolution in (
+        (("--data", prepared), 128),
+        (("--data", folder), 32),
+        (("--data", folder, "--data", prepared), 64),  # they do not agree
+        (("--data", prepared, "--resolution", 16), 16),
+    ):
+        for condition in ((), clip):
+            code, out, err = run("train-gan", *condition, *scratch, *more)
+            assert code == 0, err
+            found = re.search(r"img_resolution\W+(\d+)", out + err)
+            assert found is not None
+            assert int(found[1]) == resolution
+            shrunk = f"pictures of up to 128 px are shrunk to {resolution} px"
+            assert (shrunk in err) == (prepared in more and resolution < 128)
+    # A generator that is started from has its own.
+    code, out, err = run("train-gan", *clip, *scratch, "--data", prepared, "--init", plain)
+    assert code == 0, err
+    assert "pictures of up to 128 px are shrunk to 32 px" in err
 
 
 @pytest.mark.slow

@@ -191,7 +191,7 @@ def test_command_trains_and_refuses_other_settings(pictures, tmp_path):
 def test_command_names_bad_arguments(pictures, tmp_path):
     result = CliRunner().invoke(command, arguments(pictures, tmp_path / "run", resolution=48))
     assert result.exit_code == 2
-    assert "img_resolution must be a power of two" in result.output
+    assert "48 is not a power of two; take 32 or 64" in result.output
     assert not (tmp_path / "run").exists()
 
 

@@ -1,15 +1,17 @@
 """`clip2gan train-gan --condition clip`: the part of the command that the unconditional training has not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from clip2gan.cli._common import blame, progress, resolve_device
+from clip2gan.cli._common import blame, progress, resolve_device, warn
 
 AVATARS = "avatars"
+DEFAULT_RESOLUTION = 64  # of pictures of many sizes
+PICTURES_SHARE = 0.25  # of --max-memory, that decoded pictures may take
 
 
 def train(
@@ -35,7 +37,8 @@ def train(
         config = override(config, dict(parse_assignment(text) for text in assignments))
 
     from clip2gan.clip import ClipEncoder
-    from clip2gan.data.captioned import open_captioned
+    from clip2gan.data.captioned import open_captioned, picture_sides
+    from clip2gan.data.pictures import MEMORY_LIMIT
     from clip2gan.training.processes import Processes
     from clip2gan.training.start import MAPPING_WIDTH, from_file, from_scratch
     from stylegan2.files import fingerprint
@@ -44,8 +47,11 @@ def train(
     processes = Processes(resolve_device(device))
     clip = ClipEncoder.load(clip_spec, processes.device)
     path = init or (avatars_state() if preset == AVATARS else None)
+    with blame("--data"):
+        sides = picture_sides(data)
     if path is None:
-        start = from_scratch(resolution or 64, clip.embed_dim)
+        with blame("--resolution"):
+            start = from_scratch(own_resolution(sides) if resolution is None else resolution, clip.embed_dim)
     else:
         with blame("--init"):
             start = from_file(path, resolution, clip.embed_dim, config.mapping_steps > 0, MAPPING_WIDTH)
@@ -53,24 +59,34 @@ def train(
             start = from_file(path, resolution, clip.embed_dim)
             config = replace(config, mapping_steps=0, anchor=0.0)
             click.echo(f"{path} has no encoder, so there is no mapping phase", err=True)
+    size = start.shape.img_resolution
+    memory_limit = MEMORY_LIMIT
+    if max_memory is not None:
+        memory_limit = min(memory_limit, round(PICTURES_SHARE * max_memory * 1e9))
+    with blame("--data"):
+        opened = open_captioned(data, size, memory_limit)
     settings = {
         "command": "train-gan",
         "condition": "clip",
         "data": list(data),
+        "pictures": [source.summary() for source in opened.pictures],
         "clip": clip_spec,
         "clip_sha256": clip.fingerprint(),
         "init": path and fingerprint(path),
-        "max_memory": max_memory,
         **settings_of(config, start.shape),
     }
     tell = click.echo if processes.is_first else lambda line: None
     for name, value in settings.items():
         tell(f"{name}: {value}")
+    if max_memory is not None:
+        tell(f"max_memory: {max_memory:g} GB")
+    if processes.is_first:
+        warn_of_shrinking(sides, size)
     if dry_run:
         return
     with processes.first_before_others():
         run = RunFolder.open(out, settings)
-    captioned = open_captioned(data, start.shape.img_resolution, clip, run.path / "cache", processes)
+    captioned = opened.embed(clip, run.path / "cache", processes)
     without = int((captioned.counts == 0).sum())
     tell(
         f"{len(captioned)} pictures with {len(captioned.texts)} captions ({without} with none) "
@@ -86,6 +102,19 @@ def train(
         progress=lambda steps: progress(steps, "training"),
     )
     tell(f"wrote {bundle}")
+
+
+def own_resolution(sides: Set[int]) -> int:
+    """What to train at from scratch: the pictures' own size, or the power of two below, where they agree."""
+    return 1 << (max(8, *sides).bit_length() - 1) if len(sides) == 1 else DEFAULT_RESOLUTION
+
+
+def warn_of_shrinking(sides: Set[int], resolution: int) -> None:
+    """Tell where the generator is smaller than the pictures."""
+    if max(sides, default=0) > resolution:
+        warn(
+            f"pictures of up to {max(sides)} px are shrunk to {resolution} px; --resolution sets another size"
+        )
 
 
 def avatars_state() -> Path:

@@ -65,6 +65,8 @@ def command(
         raise click.BadParameter(
             f"{target}: name it {target.with_suffix('.zip').name}", param_hint="'DST.zip'"
         )
+    if target.is_file() and not force:
+        raise click.ClickException(f"{target} exists already; give --force to overwrite, or another DST.zip")
     check_outputs([target], force)
 
     from clip2gan.clip import ClipEncoder

@@ -9,6 +9,7 @@ import click
 from clip2gan.cli._common import (
     EXISTING_FILE,
     Finite,
+    blame,
     device_option,
     progress,
     resolve_device,
@@ -66,6 +67,14 @@ PRESETS = {
 }
 
 
+def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int | None) -> int | None:
+    if value is not None and (value < 8 or value & (value - 1)):
+        below = 1 << (max(value, 8).bit_length() - 1)
+        remedy = f"{below} or {2 * below}" if value > 8 else "8 or more"
+        raise click.BadParameter(f"{value} is not a power of two; take {remedy}")
+    return value
+
+
 @click.command(epilog=EXAMPLE)
 @click.option(
     "--data",
@@ -89,7 +98,10 @@ PRESETS = {
     help="Sizes and phases to start from.",
 )
 @click.option(
-    "--resolution", type=int, help="Pixels along a side; a power of two.  [default: that of --init, or 64]"
+    "--resolution",
+    type=int,
+    callback=_power_of_two,
+    help="Pixels along a side; a power of two.  [default: that of --init or of the pictures, or 64]",
 )
 @click.option("--batch", type=click.IntRange(1), help="Pictures a step.")
 @click.option(
@@ -211,17 +223,25 @@ def command(
             device=device,
         )
         return
-    resolution = resolution or 64
 
+    from clip2gan.cli._conditional import own_resolution, warn_of_shrinking
     from clip2gan.clip import ClipEncoder
+    from clip2gan.data.captioned import picture_sides
     from clip2gan.data.pictures import open_mixed
     from clip2gan.losses import perceptual_distance
+    from clip2gan.training.start import resolution_of_state
     from stylegan2 import GeneratorConfig
     from stylegan2.files import fingerprint, load_tensors
     from stylegan2.runs import RunFolder
     from stylegan2.training import TrainingConfig, train
     from stylegan2.training.losses import Focus
 
+    with blame("--data"):
+        sides = picture_sides(data)
+    with blame("--init"):
+        initial = load_tensors(init)[0] if init else None
+        own = own_resolution(sides) if initial is None else resolution_of_state(initial)
+    resolution = own if resolution is None else resolution
     chosen = PRESETS[preset]
     try:
         shape = GeneratorConfig(
@@ -269,18 +289,21 @@ def command(
     settings["init"] = init and fingerprint(init)
     settings.update(asdict(config))
     click.echo(json.dumps(settings, indent=2), err=True)
+    warn_of_shrinking(sides, resolution)
     if dry_run:
         return
     where = resolve_device(device)
+    clip = ClipEncoder.load(perceptual, where) if perceptual else None
+    with blame("--data"):
+        pictures = open_mixed(data, resolution)
     run = RunFolder.open(out, settings)
-    pictures = open_mixed(data, resolution)
     train(
         config,
         pictures,
         run,
         where,
-        perceptual=perceptual_distance(ClipEncoder.load(perceptual, where)) if perceptual else None,
-        initial=load_tensors(init)[0] if init else None,
+        perceptual=perceptual_distance(clip) if clip else None,
+        initial=initial,
         progress=lambda steps: progress(steps, "training"),
     )
     click.echo(f"wrote {run.path / 'generator.safetensors'}")

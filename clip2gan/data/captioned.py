@@ -1,5 +1,7 @@
 """Captioned pictures with their CLIP embeddings, as the conditional GAN is trained on them."""
 
+import contextlib
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -8,17 +10,19 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.data.captions import DATASET, read_captions
+from clip2gan.data.captions import DATASET, prepared_resolution, read_captions
 from clip2gan.data.files import Files, open_files
-from clip2gan.data.pictures import Mixed, open_pictures
+from clip2gan.data.pictures import MEMORY_LIMIT, Mixed, Pictures, is_picture, open_pictures
 from clip2gan.data.samples import Sharing, embed_pictures, embed_texts
 
 EMBEDDINGS = "embeddings.safetensors"  # in a zip of `clip2gan prepare`
+LOOKED_AT = 100  # pictures of a source, to learn their size
 
 log = logging.getLogger(__name__)
 
@@ -60,41 +64,80 @@ class Captioned:
         return self.counts.cumsum(0) - self.counts
 
 
-def open_captioned(
-    sources: Sequence[str],
-    resolution: int,
-    clip: ClipEncoder,
-    cache: Path,
-    processes: Sharing | None = None,
-    any_script: bool = False,
-) -> Captioned:
-    """Open folders, zips and shards of pictures with the captions beside them, and embed both.
+@dataclass(frozen=True)
+class Uncoded:
+    """Pictures and their captions as they were read, before CLIP has looked at them.
 
-    Embeddings come from a zip of `clip2gan prepare` that was prepared with this CLIP, or are computed once
-    and kept in `cache`. What is skipped is named in warnings. Raises what `open_pictures` raises.
+    Attributes:
+        files: where each source lies.
+        pictures: of each source.
+        captions: of each picture of each source.
     """
-    opened, images, texts, counts = [], [], [], []
-    for number, source in enumerate(sources):
+
+    files: list[Files]
+    pictures: list[Pictures]
+    captions: list[list[list[str]]]
+
+    def embed(self, clip: ClipEncoder, cache: Path, processes: Sharing | None = None) -> Captioned:
+        """Embed both, or take the embeddings of a zip of `clip2gan prepare` that was prepared with this CLIP.
+
+        What is computed is kept in `cache`.
+        """
+        images, texts, counts = [], [], []
+        sources = zip(self.files, self.pictures, self.captions, strict=True)
+        for number, (files, pictures, captions) in enumerate(sources):
+            flat = [text for each in captions for text in each]
+            stored = _stored_embeddings(files, clip, len(pictures), len(flat))
+            if stored is None:
+                found = embed_pictures(pictures, clip, cache / f"pictures-{number}", processes)
+                empty = found.new_zeros(0, found.shape[1])
+                stored = (
+                    found,
+                    embed_texts(flat, clip, cache / f"texts-{number}", processes) if flat else empty,
+                )
+            images.append(stored[0])
+            texts.append(stored[1])
+            counts += [len(each) for each in captions]
+        return Captioned(Mixed(self.pictures), torch.cat(images), torch.cat(texts), torch.tensor(counts))
+
+
+def open_captioned(sources: Sequence[str], resolution: int, memory_limit: int = MEMORY_LIMIT) -> Uncoded:
+    """Open folders, zips and shards of pictures with the captions beside them.
+
+    Up to `memory_limit` bytes of decoded pictures are kept. What is skipped is named in warnings. Raises what
+    `open_pictures` raises.
+    """
+    opened = Uncoded([], [], [])
+    for source in sources:
         files = open_files(source)
-        pictures = open_pictures(source, resolution)
-        captions = read_captions(files, any_script)
+        pictures = open_pictures(source, resolution, memory_limit // len(sources))
+        captions = read_captions(files)
         for line in captions.summary():
             log.warning("%s: skipped %s", source, line)
-        own = [captions.of.get(name, []) for name in pictures.names]
-        flat = [text for each in own for text in each]
-        stored = _stored_embeddings(files, clip, len(pictures), len(flat))
-        if stored is None:
-            found = embed_pictures(pictures, clip, cache / f"pictures-{number}", processes)
-            empty = found.new_zeros(0, found.shape[1])
-            stored = (
-                found,
-                embed_texts(flat, clip, cache / f"texts-{number}", processes) if flat else empty,
-            )
-        opened.append(pictures)
-        images.append(stored[0])
-        texts.append(stored[1])
-        counts += [len(each) for each in own]
-    return Captioned(Mixed(opened), torch.cat(images), torch.cat(texts), torch.tensor(counts))
+        opened.files.append(files)
+        opened.pictures.append(pictures)
+        opened.captions.append([captions.of.get(name, []) for name in pictures.names])
+    return opened
+
+
+def picture_sides(sources: Sequence[str]) -> set[int]:
+    """How many pixels the shorter sides of the pictures have.
+
+    A zip of `clip2gan prepare` says so itself; of other pictures some are looked at. Raises what `open_files`
+    raises.
+    """
+    sides: set[int] = set()
+    for source in sources:
+        files = open_files(source)
+        resolution = prepared_resolution(files)
+        if resolution is not None:
+            sides.add(resolution)
+            continue
+        names = [name for name in files.names if is_picture(name)]
+        for name in names[:: max(1, len(names) // LOOKED_AT)]:
+            with contextlib.suppress(Exception):  # decoders raise almost anything on a broken file
+                sides.add(min(Image.open(io.BytesIO(files.read(name))).size))
+    return sides
 
 
 def _stored_embeddings(

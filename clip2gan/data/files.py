@@ -4,9 +4,11 @@ Nothing is unpacked, and any file can be read at any time: a training shuffles p
 middle, for which a stream would not do.
 """
 
+import lzma
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class Files:
-    """Named bytes. `read` may be called from several threads."""
+    """Named bytes. Several threads may `read`, which raises OSError or ValueError for a damaged file."""
 
     source: str
     names: list[str]
@@ -87,7 +89,10 @@ def _open_zip(path: Path) -> Files:
 
     def read(name: str) -> bytes:
         check_size(archive.getinfo(name).file_size)
-        return archive.read(name)
+        try:
+            return archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+            raise ValueError(" ".join(str(error).split()) or "damaged") from error
 
     return Files(str(path), [info.filename for info in archive.infolist() if not info.is_dir()], read)
 

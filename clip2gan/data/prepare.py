@@ -1,6 +1,6 @@
 """Pictures with captions, in whatever layout people have them, into one zip to train on.
 
-The zip holds the pictures as PNG of one size, dataset.json with their captions (the format of
+The zip holds the pictures as PNG of one size, dataset.json with that size and their captions (the format of
 `captions.py`), and, where a CLIP is given, embeddings.safetensors. Work that is done lies in a folder beside
 the zip until the zip is whole, so that a stopped preparation goes on where it was.
 """
@@ -108,9 +108,11 @@ def prepare(
             captions.skip("pictures that cannot be read", f"{name} ({reason})")
         kept += [name for name in part if name not in failed]
     if not kept:
+        shutil.rmtree(work)
         raise ValueError(f"{source}: none of {len(names)} pictures can be read: {captions.summary()[-1]}")
     texts = [captions.of.get(name, []) for name in kept]
-    stored = _assemble(target, work, [_chunk_file(work, part) for _, _, part, _ in chunks], kept, texts, clip)
+    parts = [_chunk_file(work, part) for _, _, part, _ in chunks]
+    stored = _assemble(target, work, parts, kept, texts, settings.resolution, clip)
     shutil.rmtree(work)
     log.info("%s: %d bytes", target, stored)
     return Prepared(len(kept), sum(map(len, texts)), sum(not each for each in texts), captions)
@@ -182,6 +184,7 @@ def _assemble(
     chunks: list[Path],
     names: list[str],
     captions: list[list[str]],
+    resolution: int,
     clip: ClipEncoder | None,
 ) -> int:
     """Put the chunks' pictures, the captions and the embeddings into the zip; its size in bytes."""
@@ -196,12 +199,10 @@ def _assemble(
                     archive.writestr(zipfile.ZipInfo(file, DATE), part.read(member))
                     texts = [{"text": text} for text in captions[index]]
                     records.append({"file": file, "name": names[index], "captions": texts})
-    about: dict[str, object] = {"pictures": records}
+    about: dict[str, object] = {"resolution": resolution, "pictures": records}
     embeddings = None
     if clip is not None:
         about["clip"] = clip.fingerprint()
-        with Image.open(io.BytesIO(zipfile.ZipFile(pictures_only).read(records[0]["file"]))) as first:
-            resolution = first.width
         pictures = open_pictures(pictures_only, resolution)
         images = embed_pictures(pictures, clip, work / "image-embeddings")
         flat = [text for texts in captions for text in texts]

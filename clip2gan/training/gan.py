@@ -33,7 +33,7 @@ from clip2gan.gap import Noise, TextSide
 from clip2gan.training.memory import largest_part
 from clip2gan.training.processes import Processes
 from clip2gan.training.start import Start
-from clip2gan.training.text_mapping import TextMapping, encode_all, new_flow
+from clip2gan.training.text_mapping import TextMapping, at_once, encode_all, new_flow
 from stylegan2 import Generator, GeneratorConfig, save_generator
 from stylegan2.discriminator import Discriminator, copy_trunk
 from stylegan2.layers import half_dtype
@@ -43,6 +43,10 @@ from stylegan2.training.losses import generator_loss, r1_penalty
 from stylegan2.training.preview import save_grid
 
 PREVIEW_TEXTS, PREVIEW_SEEDS = 16, 4
+NOT_NEGATIVE = (
+    *("lr", "mapping_lr", "discriminator_lr", "flow_guidance", "clip_weight", "contrastive", "anchor"),
+    *("matching", "r1_gamma", "augment", "pseudo_noise", "text_noise"),
+)
 RAMP = 0.05  # of the adversarial phase, over which its rates rise
 
 
@@ -107,6 +111,9 @@ class GanTraining:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if min(self.steps, self.mapping_steps) < 0 or self.steps + self.mapping_steps == 0:
             raise ValueError("steps and mapping_steps must be 0 or more, and one of them above 0")
+        for name in NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("clip_share", "pseudo_share", "synthesis_start", "style_mixing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share from 0 to 1, got {getattr(self, name)}")
@@ -372,11 +379,13 @@ class _Training:
         config, networks = self.config, self.networks
         mapping = networks.generator.mapping
         figures, fakes, latents = _Sums(), [], []
-        for part in self._parts(batch):
+        with torch.no_grad():
+            first_ws = networks.first_mapping(batch.z, batch.c)[:, 0]
+        scale = first_ws.var(dim=0).mean().clamp_min(1e-8) if len(batch) > 1 else 1.0
+        for part, first_w in zip(self._parts(batch), first_ws.split(self.part), strict=True):
             ws = mapping(part.z, part.c)
             with torch.no_grad():
                 other = mapping(part.z2, part.c) if config.style_mixing > 0 else ws
-                first_w = networks.first_mapping(part.z, part.c)[:, 0]
             layers = torch.arange(ws.shape[1], device=ws.device)[None, :, None]
             fake = networks.generator.synthesis(
                 torch.where(layers >= part.cut[:, None, None], other, ws),
@@ -391,7 +400,6 @@ class _Training:
                 terms["clip_distance"] = (config.clip_weight, cosine)
                 terms["clip_contrast"] = (config.clip_weight * config.contrastive, contrast)
             if config.anchor > 0:
-                scale = first_w.var(dim=0).mean().clamp_min(1e-8) if len(part) > 1 else 1.0
                 terms["anchor"] = (config.anchor, (ws[:, 0] - first_w).square().mean() / scale)
             share = len(part) / len(batch)
             (share * torch.stack([weight * value for weight, value in terms.values()]).sum()).backward()
@@ -492,9 +500,13 @@ class _Training:
         c = self.preview_texts.repeat_interleave(PREVIEW_SEEDS, dim=0)
         seeds = torch.Generator().manual_seed(0)
         z = torch.randn(PREVIEW_SEEDS, self.shape.z_dim, generator=seeds).repeat(count, 1)
-        images = generator(z.to(self.device), c, noise_mode="const" if self.config.noise else "none")
+        noise_mode = "const" if self.config.noise else "none"
+        number = at_once(self.shape.img_resolution)
+        parts = zip(z.to(self.device).split(number), c.split(number), strict=True)
+        images = torch.cat([generator(*part, noise_mode=noise_mode) for part in parts])
         save_grid(images, path, PREVIEW_SEEDS * 4 if count % 4 == 0 else PREVIEW_SEEDS)
-        return float((self.clip.encode_images(images) * c).sum(1).mean())
+        embeddings = torch.cat([self.clip.encode_images(part) for part in images.split(number)])
+        return float((embeddings * c).sum(1).mean())
 
     def write_bundle(self, path: Path, step: int) -> None:
         """Write what is at hand as a bundle without a mapper."""

@@ -26,12 +26,15 @@ def largest_part(
         gigabytes: the limit, 1e9 bytes each.
         later: bytes that a real step will need besides (an optimizer's moments).
         device: where.
-        record: a JSON file that keeps the choice, so that a run goes on with the same parts.
+        record: a JSON file that keeps the choice, so that a run goes on with the same parts as long as the
+            limit is the same.
 
     Raises ValueError when the smallest part is above the limit already.
     """
     if record.is_file():
-        return int(json.loads(record.read_text(encoding="utf-8"))["part"])
+        kept = json.loads(record.read_text(encoding="utf-8"))
+        if kept["limit"] == gigabytes:
+            return int(kept["part"])
     sizes = [size for size in range(1, batch + 1) if batch % size == 0 and (size > 1 or batch == 1)]
     peaks: dict[int, float] = {}
     chosen = 0

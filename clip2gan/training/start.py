@@ -1,6 +1,8 @@
 """What a conditional GAN starts from: nothing, any checkpoint that we read, or a training's state."""
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +61,7 @@ class Start:
 
 
 def from_scratch(resolution: int, c_dim: int) -> Start:
-    """Config F of the StyleGAN2 paper."""
+    """Config F of the StyleGAN2 paper. Raises ValueError for a resolution that it cannot have."""
     return Start(GeneratorConfig(img_resolution=resolution, c_dim=c_dim))
 
 
@@ -85,7 +87,7 @@ def from_file(
     generator, encoder = _read(Path(path))
     config = generator.config
     own = config.img_resolution
-    resolution = resolution or own
+    resolution = own if resolution is None else resolution
     if resolution < own:
         raise ValueError(f"{path} makes {own} px, more than {resolution}; give --resolution {own} or higher")
     if resolution > own and config.architecture != "skip":
@@ -101,6 +103,14 @@ def from_file(
         shape = _grown(shape, resolution)
         encoder = None
     return Start(shape, generator, encoder, new_mapping)
+
+
+def resolution_of_state(tensors: Mapping[str, Tensor]) -> int:
+    """What the generator among a training's tensors makes. Raises ValueError where there is none."""
+    found = [int(match[1]) for name in tensors if (match := re.search(r"synthesis\.b(\d+)\.", name))]
+    if not found:
+        raise ValueError("no state of a training: it has no synthesis network")
+    return max(found)
 
 
 def _grown(shape: GeneratorConfig, resolution: int) -> GeneratorConfig:

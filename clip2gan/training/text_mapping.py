@@ -8,7 +8,6 @@ latents keep the variety that pictures with such a caption have.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clip2gan.data.captioned import Captioned
-from clip2gan.data.samples import Sharing, shards, to_floats, weights_fingerprint
+from clip2gan.data.samples import BATCH_PIXELS, Sharing, shards, to_floats, weights_fingerprint
 from stylegan2 import Generator
 from stylegan2.discriminator import Encoder
 from stylegan2.generator import normalize_second_moment
@@ -54,6 +53,11 @@ def new_flow(generator: Generator) -> Flow:
     return Flow(generator.config.w_dim, FLOW_BLOCKS, generator.config.c_dim)
 
 
+def at_once(resolution: int) -> int:
+    """How many pictures of this size networks that do not learn are given at once."""
+    return max(1, BATCH_PIXELS // resolution**2)
+
+
 @torch.no_grad()
 def encode_all(
     encoder: Encoder, data: Captioned, device: torch.device, cache: Path, processes: Sharing | None = None
@@ -61,12 +65,12 @@ def encode_all(
     """The latents w [N, w_dim] of all pictures, or what is in `cache` of them."""
     made_from = {
         "encoder": weights_fingerprint(encoder),
-        "pictures": sha256("\n".join(data.pictures.names).encode()).hexdigest(),
+        "pictures": [source.fingerprint for source in data.pictures.sources],
         "resolution": encoder.config.img_resolution,
     }
 
     def make(start: int, stop: int) -> dict[str, Tensor]:
-        parts = torch.arange(start, stop).split(64)
+        parts = torch.arange(start, stop).split(at_once(encoder.config.img_resolution))
         images = (to_floats(data.batch(part.tolist())).to(device) for part in parts)
         return {"w": torch.cat([encoder(part) for part in images])}
 
