@@ -183,7 +183,7 @@ def main(*, model: str, num: int, baseline: int, renders: Path, only: str | None
         few = edits[:baseline]
         if few:
             record(f"auto, the first {len(few)}", ws, few, our(loaded, Directions(), "auto"))
-            for strength in (0.25, 0.5):
+            for strength in (0.5, 0.7):
                 ours = our(loaded, Directions(), strength)
                 record(f"strength {strength}, the first {len(few)}", ws, few, ours)
             for l2 in (0.008, 0.001):
