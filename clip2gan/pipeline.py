@@ -544,26 +544,6 @@ class Clip2Gan:
             reference=reference,
         )
 
-    def auto_strengths(
-        self, ws: Tensor, attributes: Mapping[str, float], *, neutral: str = NEUTRAL
-    ) -> dict[str, float]:
-        """For each attribute, the least strength at which CLIP agrees; see `editing.strength`.
-
-        The result keeps the signs of `attributes`, and is a factor of `editing.strength` times their values.
-        """
-        return self.change(ws, attributes, Directions(neutral=neutral), strength="auto").strengths
-
-    @torch.no_grad()
-    def directions(self, texts: Iterable[str], neutral: str = NEUTRAL) -> dict[str, Tensor]:
-        """M(text) - M(neutral), [1, num_ws, w_dim], for each text.
-
-        M is the gap's `map_text`, in which all that the text does not name is average.
-        """
-        texts = list(texts)
-        embeddings = torch.cat([self.prompt(text).embedding for text in (neutral, *texts)])
-        origin, *mapped = self.gap.map_text(embeddings, self.mapper).split(1)
-        return {text: ws - origin for text, ws in zip(texts, mapped, strict=True)}
-
     @cached_property
     def memory(self) -> Memory:
         """Pictures to compare with: those that the gap remembers, or else samples of the generator.

@@ -29,6 +29,17 @@ def test_latest_is_the_newest_whole_checkpoint(tmp_path):
     assert found[0] == 20
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_reach_no_checkpoint(bad, tmp_path):
+    run = RunFolder.open(tmp_path / "run", {})
+    run.save(1, {"x": torch.zeros(2)}, {})
+    with pytest.raises(ValueError, match="step 2: x is not finite, so there is no checkpoint of it"):
+        run.save(2, {"x": torch.tensor([0.0, bad])}, {})
+    found = run.latest()
+    assert found is not None
+    assert found[0] == 1
+
+
 def test_log_lines_after_the_checkpoint_are_dropped(tmp_path):
     run = RunFolder.open(tmp_path, {})
     run.log(1, loss=3.0)

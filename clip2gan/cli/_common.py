@@ -200,6 +200,18 @@ def input_pictures(image: Path) -> list[Path]:
         return picture_files(image)
 
 
+def name_left_out(folder: Path, paths: Sequence[Path]) -> None:
+    """Name the files of a folder that are no pictures by their names."""
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if not path.is_dir() and path not in paths and not path.name.startswith(".")
+    )
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        warn(f"left out what is no picture: {', '.join(others[:5])}{more}")
+
+
 def readable(paths: Sequence[Path], report: "Report") -> "Iterator[tuple[Path, Image.Image]]":
     """Read pictures one by one; of several, those that cannot be read are left out and reported."""
     from clip2gan.images import read_picture

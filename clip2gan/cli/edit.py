@@ -25,6 +25,7 @@ from clip2gan.cli._common import (
     load_model,
     mapper_option,
     model_option,
+    name_left_out,
     precision_option,
     progress,
     readable,
@@ -499,18 +500,6 @@ def _warn_unaligned(picture: "Image.Image", name: str) -> None:
     reason = looks_unaligned(picture, faces[0]) if len(faces) == 1 else f"it shows {len(faces)} faces"
     if reason:
         warn(f"{name}: not framed as this model expects faces ({reason}); --align frames them")
-
-
-def name_left_out(folder: Path, paths: Sequence[Path]) -> None:
-    """Name the files of a folder that are no pictures by their names."""
-    others = sorted(
-        path.name
-        for path in folder.iterdir()
-        if not path.is_dir() and path not in paths and not path.name.startswith(".")
-    )
-    if others:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        warn(f"left out what is no picture: {', '.join(others[:5])}{more}")
 
 
 def _numbers(text: str) -> list[float]:

@@ -19,13 +19,13 @@ from clip2gan.cli._common import (
     load_model,
     mapper_option,
     model_option,
+    name_left_out,
     precision_option,
     progress,
     readable,
     seed_option,
     steps_option,
 )
-from clip2gan.cli.edit import name_left_out
 
 
 @click.command("invert")

@@ -290,12 +290,11 @@ def _reconstruction(
 
 
 def _edits(model: Clip2Gan, clip: ClipEncoder, judge: Judge | None, protocol: Protocol) -> dict[str, float]:
-    """Edits, at strength 1, of what the mapper makes of each picture; each time by the next attribute.
+    """Edits, as `clip2gan edit` does them, of what the mapper makes of pictures; by the next attribute each.
 
     With a judge, by the next one that it does not see in the picture already.
     """
     texts = {attribute.text: attribute for attribute in protocol.attributes}
-    deltas = model.directions(texts)
     neutral, *aims = clip.encode_texts([NEUTRAL, *texts])
     directions = dict(zip(texts, F.normalize(torch.stack(aims) - neutral, dim=-1), strict=True))
     turns = cycle(texts.values())
@@ -307,7 +306,7 @@ def _edits(model: Clip2Gan, clip: ClipEncoder, judge: Judge | None, protocol: Pr
         if judge is not None:
             (seen,) = judged(judge, to_tensor(before))
             attribute = next(one for one in turns if one.group is None or seen[one.group] != one.value)
-        after = model.synthesize(ws + deltas[attribute.text])
+        after = model.synthesize(model.change(ws, {attribute.text: 1.0}, strength="auto").ws)
         e_before, e_after = _embed(clip, [before, after])
         gains.append(((e_after - e_before) @ directions[attribute.text]).item())
         similar.append((e_after @ e_before).item())

@@ -72,7 +72,8 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RuntimeError(
-            "another process of this training has ended; run the same command again to go on from the last "
-            "checkpoint"
+            "the processes of this training do not find together any more, as when one of them has ended "
+            f"({cause}); run the same command again to go on from the last checkpoint"
         ) from error
