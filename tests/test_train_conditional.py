@@ -21,7 +21,8 @@ from clip2gan.gap import TextSide, load_gap
 from clip2gan.memory import PeakMemory
 from clip2gan.pipeline import load
 from clip2gan.training import text_mapping
-from clip2gan.training.gan import GanTraining, guidance, mismatched, settings_of, train_conditional
+from clip2gan.training.gan import guidance, mismatched, settings_of, train_conditional
+from clip2gan.training.gan_presets import GanTraining
 from clip2gan.training.memory import largest_part
 from clip2gan.training.start import Start, from_file
 from stylegan2 import Generator, load_generator, save_generator

@@ -30,7 +30,8 @@ def train(
 ) -> None:
     """Train the CLIP-guided conditional GAN; `options` are its settings, None where not given."""
     from clip2gan.settings import override, parse_assignment
-    from clip2gan.training.gan import PRESETS, settings_of, train_conditional
+    from clip2gan.training.gan import settings_of, train_conditional
+    from clip2gan.training.gan_presets import PRESETS
 
     config = override(PRESETS[preset], {name: value for name, value in options.items() if value is not None})
     with blame("--set"):
