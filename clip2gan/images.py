@@ -5,11 +5,14 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 100_000_000  # 10,000 x 10,000: some 0.4 GB while it is decoded
 MIN_SIDE = 8
@@ -110,6 +113,20 @@ def read_metadata(path: str | Path) -> dict[str, Any] | None:
     with Image.open(path) as image:
         text = getattr(image, "text", {}).get(METADATA_KEY)
     return None if text is None else json.loads(text)
+
+
+def to_picture(image: "Tensor") -> Image.Image:
+    """[1, 3, R, R] (or [1, 1, R, R]: grey) in [-1, 1] as an RGB picture; values outside are clipped.
+
+    Raises ValueError for another number of channels.
+    """
+    channels = image.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(
+            f"pictures of {channels} channels cannot be written; they must have 3, or 1 for grey"
+        )
+    pixels = ((image[0] + 1) * 127.5).round().clamp(0, 255).byte()
+    return Image.fromarray(pixels.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy())
 
 
 def slug(text: str, limit: int = 60) -> str:

@@ -35,6 +35,7 @@ from clip2gan.editing.directions import (
 )
 from clip2gan.editing.inversion import InversionConfig, TuningConfig, invert, psnr, tune
 from clip2gan.editing.strength import AGREES, Choice, identity, least_strengths, sign_of
+from clip2gan.images import to_picture
 from clip2gan.losses import feature_distance
 from clip2gan.mappers.own import OwnMapping
 from stylegan2.checkpoints.download import cache_folder
@@ -604,12 +605,6 @@ def candidate_seed(seed: int, index: int) -> int:
     if index == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7])
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """[1, 3, R, R] in [-1, 1] as an RGB picture; values outside are clipped."""
-    pixels = ((image[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
 def to_tensor(image: Image.Image, device: str | torch.device = "cpu") -> Tensor:

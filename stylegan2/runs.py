@@ -42,17 +42,7 @@ class RunFolder:
         Raises ValueError when `path` is a file, holds something else, or was begun with other settings.
         """
         path = Path(path)
-        config_file = path / "config.json"
-        config = json.loads(json.dumps(config))  # tuples become lists, as in the file
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file; --out must name a folder")
-        if config_file.is_file():
-            _check_same(json.loads(config_file.read_text()), config, path)
-        elif path.is_dir() and any(path.iterdir()):
-            raise ValueError(f"{path} is not empty and not a training's folder; choose another --out")
-        else:
-            with atomic_path(config_file) as temporary:
-                temporary.write_text(json.dumps(config, indent=2) + "\n")
+        claim_folder(path, config, "a training's folder")
         for folder in ("checkpoints", "samples"):
             (path / folder).mkdir(exist_ok=True)
         return cls(path)
@@ -128,6 +118,25 @@ class RunFolder:
         return lines[-1]["seconds"] if lines else 0.0
 
 
+def claim_folder(path: Path, settings: Mapping[str, Any], what: str) -> None:
+    """Create the folder with `settings` in its config.json, or go on in it when they are the same.
+
+    Raises ValueError when `path` is a file, was begun with other settings, or is something else than `what`
+    ("a training's folder").
+    """
+    config_file = path / "config.json"
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; --out must name a folder")
+    if config_file.is_file():
+        _check_same(_read_settings(config_file, what), settings, path)
+    elif path.is_dir() and any(not file.name.startswith(".") for file in path.iterdir()):
+        raise ValueError(f"{path} is not empty and not {what}; choose another --out")
+    else:
+        with atomic_path(config_file) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+
+
 def pack(**parts: nn.Module | Optimizer) -> dict[str, Tensor]:
     """Flat tensors of modules ("G/mapping.fc0.weight") and optimizers ("opt/0/exp_avg")."""
     tensors: dict[str, Tensor] = {}
@@ -166,6 +175,16 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     """The CPU generator of a step: the same for the same (seed, step), independent between steps."""
     # Neighbouring seeds give related streams in some generators; a large odd multiplier spreads them.
     return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 1) % 2**63)
+
+
+def _read_settings(path: Path, what: str) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} is not that of {what}; choose another --out")
+    return settings
 
 
 def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:

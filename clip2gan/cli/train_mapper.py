@@ -14,6 +14,7 @@ from clip2gan.cli._common import (
     seed_option,
     sha256_option,
 )
+from clip2gan.generators import check_generator, locate_generator
 
 if TYPE_CHECKING:
     from clip2gan.training.presets import MapperTraining
@@ -128,7 +129,8 @@ def command(
     seed: int,
 ) -> None:
     """Train a mapper on pictures alone, by reconstruction through the frozen generator."""
-    _check_generator(generator_source)
+    with blame("--generator"):
+        check_generator(generator_source)
     options = {
         "mapper": kind,
         "data": data or None,
@@ -162,7 +164,9 @@ def command(
     where = processes.device
     with blame("--prompts"):
         plain_prompts(config.prompts)
-    generator = load_generator(_generator_file(generator_source, sha256), where)
+    with blame("--generator"):
+        generator_file = locate_generator(generator_source, sha256, progress=fetch_progress)
+    generator = load_generator(generator_file, where)
     with blame("--clip"):
         clip = ClipEncoder.load(clip_spec, where)
     resolution = generator.config.img_resolution
@@ -218,24 +222,6 @@ def _default_preset(generator_source: str, kind: str | None) -> str:
     if generator_source == AVATARS:
         return AVATARS if kind == "mlp" else f"{AVATARS}-{kind}"
     return {"flow": "clip-flow", "diffusion": "clip2latent"}.get(kind, "clip2gan")
-
-
-def _check_generator(source: str) -> None:
-    """Refuse, before torch is imported, what is no generator by its name."""
-    if source != AVATARS and "://" not in source and not Path(source).is_file():
-        message = f"{source}: no such file; give a StyleGAN2 checkpoint, its https address, or avatars"
-        raise click.BadParameter(message, param_hint="'--generator'")
-
-
-def _generator_file(source: str, sha256: str | None) -> Path:
-    from clip2gan.bundle import locate_bundle, read_config
-    from stylegan2.checkpoints import local_file
-
-    with blame("--generator"):
-        if source == AVATARS:
-            folder = locate_bundle(source)
-            source = str(folder / read_config(folder)["generator"])
-        return local_file(source, sha256, progress=fetch_progress)
 
 
 def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str, ...]) -> "MapperTraining":

@@ -25,9 +25,8 @@ from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
 from clip2gan.data.samples import to_floats
 from clip2gan.editing.encoder import LatentEncoder, encoder_for, save_encoder
-from clip2gan.images import contact_sheet, write_png
+from clip2gan.images import contact_sheet, to_picture, write_png
 from clip2gan.losses import feature_distance, pixel_l1
-from clip2gan.pipeline import to_picture
 from clip2gan.settings import flatten
 from stylegan2 import Generator
 from stylegan2.runs import RunFolder, pack, step_generator, unpack

@@ -1,0 +1,66 @@
+"""Generators by name: a bundle's, a checkpoint's file, or its https address.
+
+Nothing here imports CLIP.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clip2gan.bundle import CONFIG, HF_HUB, bundled_models, locate_bundle, read_config
+
+if TYPE_CHECKING:
+    import torch
+
+    from stylegan2 import Generator
+    from stylegan2.checkpoints.download import Progress
+
+
+def check_generator(source: str | Path) -> None:
+    """Raise ValueError, before torch is imported, for what names no generator."""
+    known = _is_bundle(source) or "://" in str(source) or Path(source).is_file()
+    if not known:
+        names = ", ".join(bundled_models())
+        raise ValueError(
+            f"{source}: no such file; give a StyleGAN2 checkpoint, its https address, or {names}"
+        )
+
+
+def locate_generator(
+    source: str | Path, sha256: str | None = None, *, progress: "Progress" = lambda chunks, total: chunks
+) -> Path:
+    """The file of a generator, fetched first if need be.
+
+    Args:
+        source: the name, folder or hf-hub:ORG/NAME of a bundle; an https address; or a file.
+        sha256: of the file, in hex; another file is refused.
+        progress: wraps the chunks of a download as they arrive; told how many there will be, if known.
+
+    Raises:
+        ValueError: no generator of this name, or another sha256.
+        OSError: it has to be fetched and cannot be.
+    """
+    from stylegan2.checkpoints import local_file
+
+    check_generator(source)
+    if _is_bundle(source):
+        folder = locate_bundle(str(source))
+        source = folder / read_config(folder)["generator"]
+    return local_file(source, sha256, progress=progress)
+
+
+def load_named_generator(source: str | Path, device: "str | torch.device" = "cpu") -> "Generator":
+    """The generator that `locate_generator` finds: frozen, float32, in eval mode, on `device`.
+
+    Raises as `locate_generator` and `stylegan2.load_generator` do.
+
+    >>> load_named_generator("avatars").config.img_resolution
+    64
+    """
+    from stylegan2 import load_generator
+
+    return load_generator(locate_generator(source), device)
+
+
+def _is_bundle(source: str | Path) -> bool:
+    text = str(source)
+    return text in bundled_models() or text.startswith(HF_HUB) or (Path(source) / CONFIG).is_file()
