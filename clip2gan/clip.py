@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan2.files import atomic_path, save_tensors
+from stylegan2.files import atomic_path, check_finite, save_tensors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,7 +87,8 @@ class ClipEncoder:
         Weights are read as data only: safetensors, or PyTorch files with weights_only=True.
 
         Raises:
-            ValueError: unknown architecture or pretrained weights, a damaged file, weights that do not fit.
+            ValueError: unknown architecture or pretrained weights, a damaged file, weights that do not fit or
+                are not finite.
             FileNotFoundError: a named file or folder is missing.
             OSError: the weights have to be fetched and cannot be.
         """
@@ -110,6 +111,7 @@ class ClipEncoder:
                 weights_only=True,
             )
             tokenizer = open_clip.get_tokenizer(name)
+        check_finite(model.state_dict(), f"CLIP {spec}")
         return cls(model, tokenizer, model.visual.preprocess_cfg, spec, device)
 
     @property

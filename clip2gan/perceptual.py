@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip2gan.losses import cosine_distance
+from stylegan2.files import check_finite
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -37,7 +38,7 @@ def lpips_distance(kind: str, device: str | torch.device = "cpu", random_trunk: 
         random_trunk: do without the trained trunk. Such a distance means little; it is for tests.
 
     Raises:
-        ValueError: the kind is unknown.
+        ValueError: the kind is unknown, or its weights are not finite.
         OSError: the trunk's weights are not in torchvision's cache and cannot be fetched.
     """
     if kind not in LPIPS_TRUNKS:
@@ -54,6 +55,7 @@ def lpips_distance(kind: str, device: str | torch.device = "cpu", random_trunk: 
             f"{kind} needs torchvision's weights of its trunk, which cannot be fetched ({reason:.100}); "
             f"put them into {cache}, or choose --perceptual clip"
         ) from error
+    check_finite(network.state_dict(), f"the weights of {kind}")
     network = network.eval().requires_grad_(False).to(device)
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -71,12 +73,13 @@ def identity_distance(path: str | Path, device: str | torch.device = "cpu") -> D
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such network, or onnx2torch is not installed.
+        ValueError: it is no such network, its weights are not finite, or onnx2torch is not installed.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such face recogniser; give an ONNX file like ArcFace's")
     recogniser, size = _recogniser(path)
+    check_finite(recogniser.state_dict(), path)
     recogniser = recogniser.eval().requires_grad_(False).to(device)
 
     def features(images: Tensor) -> Tensor:

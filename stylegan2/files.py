@@ -56,7 +56,8 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Mappin
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote: the tensors (on the CPU) and the header's config ({} without one).
 
-    Raises FileNotFoundError, or ValueError when the file is not whole or not safetensors.
+    Raises FileNotFoundError, or ValueError when the file is not whole or not safetensors, or holds numbers
+    that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,11 +65,40 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get("config", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, config  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise ValueError(
             f"{path}: not a readable safetensors file ({error}); fetch or make it again"
         ) from error
+    check_finite(tensors, path)
+    return tensors, config
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number in it is NaN or infinite."""
+    if not tensor.is_floating_point():
+        return True
+    if tensor.element_size() == 1:  # no arithmetic is defined on 8-bit floats
+        tensor = tensor.float()
+    # A finite sum has finite terms. Summing is many times faster than looking at each number, which is left
+    # for sums that are too large.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str | Path | None = None) -> None:
+    """Raise ValueError, naming the `source` (if any) and the tensor, where numbers are NaN or infinite.
+
+    A training that diverged leaves such weights. All that is computed with them is NaN, and pictures come out
+    black.
+    """
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            count, size = tensor.numel() - int(tensor.float().isfinite().sum()), tensor.numel()
+            prefix = "" if source is None else f"{source}: "
+            raise ValueError(
+                f"{prefix}{ascii(name)[1:-1]:.80} is not finite ({count:,} of its {size:,} numbers are NaN "
+                "or infinite); take an earlier snapshot, or get the file again"
+            )
 
 
 def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stylegan2.files import atomic_path, load_tensors, save_tensors
+from stylegan2.files import atomic_path, is_finite, load_tensors, save_tensors
 
 CHECKPOINTS_KEPT = 2
 
@@ -53,7 +53,7 @@ class RunFolder:
         Raises ValueError for numbers that are not finite, OSError where it cannot be written; the checkpoints
         before stay.
         """
-        bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        bad = [name for name, tensor in tensors.items() if not is_finite(tensor)]
         if bad:
             raise ValueError(
                 f"step {step}: {bad[0]} is not finite, so there is no checkpoint of it; "

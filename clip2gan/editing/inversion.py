@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
+LARGEST_LATENT = 1e4  # latents are of the order of 1; the squares of larger ones leave the range of float32
 BETAS = (0.9, 0.99)  # of Adam
 PATIENCE = 10  # steps over which progress is looked at
 HALVINGS = 4  # of the step size, after which a picture has converged
@@ -221,8 +222,13 @@ def pixel_distances(images: Tensor, targets: Tensor, scales: int = 3) -> Tensor:
 
 
 def psnr(images: Tensor, targets: Tensor) -> Tensor:
-    """The peak signal-to-noise ratio of pictures [N, 3, R, R] in [-1, 1], in dB: [N]."""
+    """The peak signal-to-noise ratio of pictures [N, 3, R, R] in [-1, 1], in dB: [N].
+
+    Raises ValueError where a picture is NaN somewhere.
+    """
     error = (images.clamp(-1, 1) - targets.clamp(-1, 1)).square().mean((1, 2, 3))
+    if error.isnan().any():
+        raise ValueError("the generator gives a picture that is not finite; take other latents or weights")
     return 10 * torch.log10(4 / error.clamp(min=1e-12))
 
 
@@ -244,8 +250,8 @@ def load_latents(
 ) -> dict[str, Tensor]:
     """What `save_latents` wrote: a picture's fingerprint -> ws [1, num_ws, w_dim], on the generator's device.
 
-    Raises FileNotFoundError, or ValueError when the file holds no latents of this generator, or those of a
-    model with another fingerprint than `model_fingerprint`.
+    Raises FileNotFoundError, or ValueError when the file holds no latents of this generator, those of a
+    model with another fingerprint than `model_fingerprint`, or numbers that no picture's latents have.
     """
     tensors, config = load_tensors(path)
     fingerprints = config.get("fingerprints")
@@ -262,6 +268,11 @@ def load_latents(
         raise ValueError(
             f"{path}: latents of another model, {config.get('model', 'unknown')} ({made_with[:12]}); "
             f"this one is {model_fingerprint[:12]}: run `clip2gan invert` with it"
+        )
+    if ws.abs().max() > LARGEST_LATENT:
+        raise ValueError(
+            f"{path}: numbers as large as {float(ws.abs().max()):.3g}, where latents are of the order of 1; "
+            "run `clip2gan invert` again"
         )
     ws = ws.to(generator.mapping.w_avg)
     return {name: row[None] for name, row in zip(fingerprints, ws, strict=True)}

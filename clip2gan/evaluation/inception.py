@@ -10,6 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stylegan2.files import check_finite
+
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # of torch-fidelity's releases
 
 
@@ -29,15 +31,17 @@ def inception_distances(
 
     Few pictures give a large FID: compare equal numbers only. All pictures are RGB and of one size.
 
-    Raises ValueError when the network's file holds more than tensors, and so might run code.
+    Raises ValueError when the network's file holds more than tensors, and so might run code, or
+    weights that are not finite.
     """
     import torch_fidelity
 
     try:
         # torch-fidelity itself would run what is in the file.
-        torch.load(_weights(), map_location="meta", weights_only=True)
+        weights = torch.load(_weights(), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged data can raise almost anything
         raise ValueError(f"{_weights()}: not a file of plain weights; fetch it anew") from error
+    check_finite(weights, _weights())
     found = torch_fidelity.calculate_metrics(
         input1=_Pictures(pictures),
         input2=_Pictures(real),

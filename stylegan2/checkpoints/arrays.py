@@ -22,6 +22,7 @@ from stylegan2.checkpoints.pickles import (
     describe,
     printable,
 )
+from stylegan2.files import check_finite
 
 # PyTorch's storage classes. bfloat16, which numpy lacks, is read as integers and reinterpreted.
 STORAGE_TYPES = {
@@ -75,7 +76,8 @@ class Storages:
     def tensor(self, value: Value, name: str) -> Tensor:
         """A tensor or array of numbers as a new, contiguous float32 tensor.
 
-        Raises CheckpointError, with `name`, for anything else and for a view that leaves its storage.
+        Raises CheckpointError, with `name`, for anything else and for a view that leaves its storage; and
+        ValueError for numbers that are not finite.
         """
         try:
             array, dtype = self._array(value)
@@ -85,9 +87,12 @@ class Storages:
         if self._bytes_left < 0:
             raise CheckpointError(f"{printable(name)}: its tensors together are larger than the file")
         if dtype == "bf16":
-            return torch.from_numpy(array.copy()).view(torch.bfloat16).float().contiguous()
-        with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite
-            return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+            tensor = torch.from_numpy(array.copy()).view(torch.bfloat16).float().contiguous()
+        else:
+            with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite
+                tensor = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+        check_finite({name: tensor})
+        return tensor
 
     def _array(self, value: Value) -> tuple[np.ndarray, str]:
         if not isinstance(value, Record):
