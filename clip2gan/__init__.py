@@ -8,27 +8,31 @@
 Importing this package is quick: torch and the rest load with the first use of a public name.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clip2gan.mappers import load_mapper, save_mapper
     from clip2gan.mappers.mlp import MlpMapper
-    from clip2gan.pipeline import Clip2Gan, load
+    from clip2gan.model import Model, load
 
 __version__ = "0.1.0"
-__all__ = ["Clip2Gan", "MlpMapper", "load", "load_mapper", "save_mapper"]
+__all__ = ["MlpMapper", "Model", "load", "load_mapper", "save_mapper"]
 
 _HOMES = {
-    "Clip2Gan": "clip2gan.pipeline",
     "MlpMapper": "clip2gan.mappers.mlp",
-    "load": "clip2gan.pipeline",
+    "Model": "clip2gan.model",
+    "load": "clip2gan.model",
     "load_mapper": "clip2gan.mappers",
     "save_mapper": "clip2gan.mappers",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Clip2Gan":  # goes with release 0.2
+        warnings.warn("clip2gan.Clip2Gan is called clip2gan.Model now", DeprecationWarning, stacklevel=2)
+        name = "Model"
     if name not in _HOMES:
         raise AttributeError(f"module 'clip2gan' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

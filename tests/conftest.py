@@ -12,7 +12,7 @@ from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder, save_local_dir
 from clip2gan.gap import fit_gap
 from clip2gan.mappers import new_mapper
-from clip2gan.pipeline import Clip2Gan, load
+from clip2gan.model import Model, load
 from stylegan2 import Generator, GeneratorConfig
 
 # A busy machine is no failure.
@@ -81,7 +81,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_clip: ClipEncoder
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_bundle: Path) -> Clip2Gan:
+def tiny(tiny_bundle: Path) -> Model:
     return load(str(tiny_bundle), device="cpu")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clip2gan.editing.inversion import InversionConfig, picture_fingerprint
 from clip2gan.images import read_metadata
-from clip2gan.pipeline import Clip2Gan
+from clip2gan.model import Model
 from stylegan2 import load_generator
 from stylegan2.files import load_tensors, save_tensors
 
@@ -34,7 +34,7 @@ def names(folder: str) -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-def test_an_edit_is_the_librarys_with_what_made_it(call: Run, tiny: Clip2Gan, picture: Path) -> None:
+def test_an_edit_is_the_librarys_with_what_made_it(call: Run, tiny: Model, picture: Path) -> None:
     code, out, err = call(
         "edit", "--image", "picture.png", "--attr", "sad", "--attr", "-hat:2", "--out", "e.png"
     )
@@ -193,7 +193,7 @@ def test_without_a_number_clip_chooses_the_strength(call: Run) -> None:
         assert json.loads(out)["strength"] == chosen
 
 
-def test_strength_zero_is_the_inversion(call: Run, tiny: Clip2Gan) -> None:
+def test_strength_zero_is_the_inversion(call: Run, tiny: Model) -> None:
     args = ["--image", "pictures/b.png", "--source", "clip", "--attr", "sad", "--strength", 0]
     assert call("edit", *args, "--out", "e.png")[0] == 0
     with Image.open("pictures/b.png") as image, Image.open("e.png") as edited:
@@ -287,14 +287,14 @@ def test_files_that_macos_leaves_and_folders_are_no_pictures(call: Run) -> None:
 def test_an_interrupted_folder_keeps_the_figures_of_what_is_done(
     call: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    estimate = Clip2Gan.estimate
+    estimate = Model.estimate
 
-    def interrupted(self: Clip2Gan, image: Image.Image) -> torch.Tensor:
+    def interrupted(self: Model, image: Image.Image) -> torch.Tensor:
         if image.size == (64, 64):
             raise KeyboardInterrupt
         return estimate(self, image)
 
-    monkeypatch.setattr(Clip2Gan, "estimate", interrupted)
+    monkeypatch.setattr(Model, "estimate", interrupted)
     args = ["--image", "pictures", "--attr", "sad:1", "--source", "clip", "--out", "o"]
     assert call("edit", *args)[0] == 1
     assert names("o") == ["007.png", "figures.csv"]
@@ -381,7 +381,7 @@ def test_edits_refuse_to_overwrite(call: Run) -> None:
     )
 
 
-def test_invert_writes_the_latents_of_a_folder(call: Run, tiny: Clip2Gan) -> None:
+def test_invert_writes_the_latents_of_a_folder(call: Run, tiny: Model) -> None:
     Path("pictures/notes.txt").touch()
     code, out, err = call("invert", "--image", "pictures", "--out", "w.safetensors")
     assert (code, err) == (0, "Warning: left out what is no picture: notes.txt\n")

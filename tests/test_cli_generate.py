@@ -12,7 +12,7 @@ from PIL import Image
 
 from clip2gan.clip import ClipEncoder
 from clip2gan.images import read_metadata
-from clip2gan.pipeline import Clip2Gan
+from clip2gan.model import Model
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def files(folder: str | Path = ".") -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
 
 
-def test_pictures_get_the_names_and_the_metadata_they_promise(generate: Run, tiny: Clip2Gan) -> None:
+def test_pictures_get_the_names_and_the_metadata_they_promise(generate: Run, tiny: Model) -> None:
     code, out, err = generate(
         "--text", "A smiling face", "--text", "a beard!", "--num", 2, "--seed", 3, "--out", "o"
     )
@@ -102,7 +102,7 @@ def test_json_is_all_that_goes_to_stdout(generate: Run) -> None:
     assert result["truncation"] == 0.7
 
 
-def test_style_from_a_seed_and_from_a_picture(generate: Run, picture: Path, tiny: Clip2Gan) -> None:
+def test_style_from_a_seed_and_from_a_picture(generate: Run, picture: Path, tiny: Model) -> None:
     assert generate("--text", "a", "--style-from", 7, "--out", "seed.png")[0] == 0
     assert generate("--text", "a", "--style-from", picture, "--out", "image.png")[0] == 0
     with Image.open("seed.png") as styled:
@@ -243,14 +243,14 @@ def test_a_full_disk_keeps_what_is_whole(generate: Run, monkeypatch: pytest.Monk
 
 
 def test_an_interrupt_leaves_whole_files_only(generate: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = Clip2Gan.draw
+    draw = Model.draw
 
-    def interrupted(self: Clip2Gan, prompt: object, seed: int, **options: object) -> Image.Image:
+    def interrupted(self: Model, prompt: object, seed: int, **options: object) -> Image.Image:
         if seed == 2:
             raise KeyboardInterrupt
         return draw(self, prompt, seed, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Clip2Gan, "draw", interrupted)
+    monkeypatch.setattr(Model, "draw", interrupted)
     code, _, err = generate("--text", "a", "--num", 3, "--out", "o")
     assert (code, err) == (1, "Error: interrupted; what was finished is kept, nothing is half-written\n")
     assert files("o") == ["000-a-seed0.png", "001-a-seed1.png"]

@@ -3,7 +3,7 @@
 import pytest
 
 from clip2gan.gap import NoGap
-from clip2gan.pipeline import load
+from clip2gan.model import load
 from tools.compare_gaps import Pairs, own_bounds, own_cosine
 
 

@@ -34,7 +34,7 @@ from clip2gan.editing.inversion import (
 )
 from clip2gan.editing.strength import FACTORS, identity, least_strengths
 from clip2gan.gap import TextSide
-from clip2gan.pipeline import Clip2Gan, Directions, load
+from clip2gan.model import Directions, Model, load
 from stylegan2 import Generator
 
 
@@ -201,7 +201,7 @@ def test_an_unknown_direction_is_named() -> None:
         course(MEMORY.embeddings[2], method="up")
 
 
-def test_relevance_is_measured_for_every_style_channel(tiny: Clip2Gan) -> None:
+def test_relevance_is_measured_for_every_style_channel(tiny: Model) -> None:
     delta = tiny.prompt("a hat").embedding[0]
     found = relevance(tiny.generator, tiny.clip, delta, lambda random: tiny.random_ws(1, random), samples=3)
     assert [len(layer) for layer in found] == [
@@ -212,7 +212,7 @@ def test_relevance_is_measured_for_every_style_channel(tiny: Clip2Gan) -> None:
     assert not any(parameter.requires_grad for parameter in tiny.generator.parameters())
 
 
-def test_masks_leave_style_channels_alone(tiny: Clip2Gan) -> None:
+def test_masks_leave_style_channels_alone(tiny: Model) -> None:
     layers = style_layers(tiny.generator)
     sizes = [sum(affine.weight.shape[0] for affine in affines) for affines in layers]
     moved = torch.randn(2, tiny.generator.num_ws, 8, generator=torch.Generator().manual_seed(0))
@@ -226,7 +226,7 @@ def test_masks_leave_style_channels_alone(tiny: Clip2Gan) -> None:
         ).norm()
 
 
-def test_no_attributes_leave_the_picture_as_it_is(tiny: Clip2Gan) -> None:
+def test_no_attributes_leave_the_picture_as_it_is(tiny: Model) -> None:
     image = tiny.generate("a face")[0]
     ws = tiny.estimate(image)
     unchanged = tiny.synthesize(ws).tobytes()
@@ -236,7 +236,7 @@ def test_no_attributes_leave_the_picture_as_it_is(tiny: Clip2Gan) -> None:
     assert tiny.edit(image, {}, source="clip").tobytes() == unchanged
 
 
-def test_mapped_edits_are_the_formula_of_the_paper_less_the_neutral_text(tiny: Clip2Gan) -> None:
+def test_mapped_edits_are_the_formula_of_the_paper_less_the_neutral_text(tiny: Model) -> None:
     image = tiny.generate("a face")[0]
     texts = torch.cat([tiny.prompt(text).embedding for text in ("somebody", "smiling", "hats")])
     neutral, smiling, hats = tiny.gap.map_text(texts, tiny.mapper).split(1)
@@ -252,14 +252,14 @@ def test_mapped_edits_are_the_formula_of_the_paper_less_the_neutral_text(tiny: C
     assert edited.tobytes() == tiny.synthesize(ws).tobytes()
 
 
-def test_raw_edits_are_the_formula_of_the_paper(tiny: Clip2Gan) -> None:
+def test_raw_edits_are_the_formula_of_the_paper(tiny: Model) -> None:
     image = tiny.generate("a face")[0]
     mapped = tiny.gap.map_text(tiny.prompt("smiling").embedding, tiny.mapper)
     edited = tiny.edit(image, {"smiling": 0.2}, source="clip", direction="raw")
     assert edited.tobytes() == tiny.synthesize(tiny.estimate(image) + 0.2 * mapped).tobytes()
 
 
-def test_the_clip_route_maps_the_difference_of_texts(tiny: Clip2Gan) -> None:
+def test_the_clip_route_maps_the_difference_of_texts(tiny: Model) -> None:
     ws = tiny.estimate(tiny.generate("a face")[0])
     e, text, neutral = (tiny.prompt(each).embedding for each in (tiny.synthesize(ws), "hat", "a face"))
     e = tiny.clip.encode_images(tiny.generator.synthesis(ws))
@@ -274,7 +274,7 @@ def test_a_gap_without_memory_compares_with_samples(
     tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("clip2gan.pipeline.MEMORY_SAMPLES", 40)
+    monkeypatch.setattr("clip2gan.model.MEMORY_SAMPLES", 40)
     model = load(str(make_bundle(tmp_path / "model", tiny_clip, gap="none")), device="cpu")
     ws = model.estimate(Image.new("RGB", (32, 32), "teal"))
     change = model.change(ws, {"hat": 1.0})
@@ -289,7 +289,7 @@ def test_a_generator_that_takes_texts_is_told_texts(
 ) -> None:
     """Whatever random latents are drawn for: comparison, tuning, the style channels that matter."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("clip2gan.pipeline.MEMORY_SAMPLES", 40)
+    monkeypatch.setattr("clip2gan.model.MEMORY_SAMPLES", 40)
     torch.manual_seed(0)
     generator = Generator(replace(make_generator().config, c_dim=tiny_clip.embed_dim)).eval()
     gap = TextSide(mean_image=torch.zeros(16), mean_text=torch.zeros(16))
@@ -305,13 +305,13 @@ def test_a_generator_that_takes_texts_is_told_texts(
     assert model.tuned(image, ws, TuningConfig(steps=2)).psnr(image, ws) > 0
 
 
-def test_the_neutral_text_itself_changes_nothing(tiny: Clip2Gan) -> None:
+def test_the_neutral_text_itself_changes_nothing(tiny: Model) -> None:
     ws = tiny.estimate(tiny.generate("a hat")[0])
     for method in ("clip", "mapped"):
         assert tiny.change(ws, {"a face": 1.0}, Directions(method=method)).moved == 0
 
 
-def test_a_reference_draws_the_picture_to_itself(tiny: Clip2Gan) -> None:
+def test_a_reference_draws_the_picture_to_itself(tiny: Model) -> None:
     reference = tiny.generate("a hat", seed=8)[0]
     ws = tiny.estimate(tiny.generate("a face")[0])
     own = tiny.mapper(tiny.clip.encode_images(tiny.generator.synthesis(ws)))
@@ -325,7 +325,7 @@ def test_a_reference_draws_the_picture_to_itself(tiny: Clip2Gan) -> None:
     )
 
 
-def test_auto_strengths_keep_signs_and_proportions(tiny: Clip2Gan) -> None:
+def test_auto_strengths_keep_signs_and_proportions(tiny: Model) -> None:
     ws = tiny.estimate(tiny.generate("a face")[0])
     wanted = {"smiling": 2.0, "glasses": -1.0}
     strengths = tiny.change(ws, wanted, strength="auto").strengths
@@ -334,7 +334,7 @@ def test_auto_strengths_keep_signs_and_proportions(tiny: Clip2Gan) -> None:
     assert min(abs(-strengths["glasses"] - step) for step in steps) < 1e-6
 
 
-def test_a_change_tells_what_it_came_to(tiny: Clip2Gan) -> None:
+def test_a_change_tells_what_it_came_to(tiny: Model) -> None:
     ws = tiny.estimate(tiny.generate("a face")[0])
     still = tiny.change(ws, {"smiling": 0.0})
     assert (still.moved, still.perceptual, still.gains) == (0.0, 0.0, {"smiling": 0.0})
@@ -348,7 +348,7 @@ def test_a_change_tells_what_it_came_to(tiny: Clip2Gan) -> None:
     }  # fmt: skip
 
 
-def test_a_removal_that_nothing_was_done_for_is_judged_as_a_removal(tiny: Clip2Gan) -> None:
+def test_a_removal_that_nothing_was_done_for_is_judged_as_a_removal(tiny: Model) -> None:
     ws = tiny.estimate(tiny.generate("a face")[0])
     course = tiny.course(ws, ["hat"])
     shown, gone = (tiny.outcome(course, {"hat": 0.0}, {"hat": sign}) for sign in (1, -1))
@@ -362,7 +362,7 @@ def test_a_removal_that_nothing_was_done_for_is_judged_as_a_removal(tiny: Clip2G
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_a_part_of_a_change_goes_its_own_way(tiny: Clip2Gan, reference: bool) -> None:
+def test_a_part_of_a_change_goes_its_own_way(tiny: Model, reference: bool) -> None:
     """Also where that is not the usual one: a film must not jump at its end."""
     ws = tiny.estimate(tiny.generate("a face")[0])
     other = tiny.generate("a hat", seed=8)[0] if reference else None
@@ -375,7 +375,7 @@ def test_a_part_of_a_change_goes_its_own_way(tiny: Clip2Gan, reference: bool) ->
     assert (change.at(0.001) - ws).norm() < 0.01 * length
 
 
-def test_inversion_finds_a_picture_of_the_generator_again(tiny: Clip2Gan) -> None:
+def test_inversion_finds_a_picture_of_the_generator_again(tiny: Model) -> None:
     image = tiny.synthesize(tiny.style(1))
     start = tiny.error(image, tiny.estimate(image))
     ws = tiny.invert(image, InversionConfig(steps=60))
@@ -384,7 +384,7 @@ def test_inversion_finds_a_picture_of_the_generator_again(tiny: Clip2Gan) -> Non
     assert torch.equal(ws, tiny.invert(image, InversionConfig(steps=60)))
 
 
-def test_pictures_are_inverted_together_as_alone(tiny: Clip2Gan) -> None:
+def test_pictures_are_inverted_together_as_alone(tiny: Model) -> None:
     images = [tiny.synthesize(tiny.style(seed)) for seed in (1, 2)]
     config = InversionConfig(steps=12)
     together = tiny.invert_all(images, config)
@@ -392,12 +392,12 @@ def test_pictures_are_inverted_together_as_alone(tiny: Clip2Gan) -> None:
         assert torch.allclose(ws, tiny.invert(image, config), atol=1e-3)
 
 
-def test_no_steps_give_the_estimate(tiny: Clip2Gan) -> None:
+def test_no_steps_give_the_estimate(tiny: Model) -> None:
     image = tiny.generate("a face")[0]
     assert torch.equal(tiny.invert(image, InversionConfig(steps=0)), tiny.estimate(image))
 
 
-def test_what_has_converged_takes_no_more_steps(tiny: Clip2Gan) -> None:
+def test_what_has_converged_takes_no_more_steps(tiny: Model) -> None:
     image = tiny.synthesize(tiny.style(1))
     impatient = InversionConfig(steps=200, tolerance=0.9)
     assert torch.equal(
@@ -405,13 +405,13 @@ def test_what_has_converged_takes_no_more_steps(tiny: Clip2Gan) -> None:
     )
 
 
-def test_more_steps_are_never_worse(tiny: Clip2Gan) -> None:
+def test_more_steps_are_never_worse(tiny: Model) -> None:
     image = tiny.synthesize(tiny.style(3))
     few, many = (tiny.error(image, tiny.invert(image, InversionConfig(steps=n))) for n in (5, 40))
     assert many < few
 
 
-def test_tuning_brings_the_picture_nearer_and_leaves_the_model_alone(tiny: Clip2Gan) -> None:
+def test_tuning_brings_the_picture_nearer_and_leaves_the_model_alone(tiny: Model) -> None:
     image = Image.radial_gradient("L").resize((32, 32)).convert("RGB")
     ws = tiny.estimate(image)
     before = tiny.synthesize(ws).tobytes()
@@ -420,7 +420,7 @@ def test_tuning_brings_the_picture_nearer_and_leaves_the_model_alone(tiny: Clip2
     assert tiny.synthesize(ws).tobytes() == before
 
 
-def test_latents_are_found_again_by_their_picture(tiny: Clip2Gan, tmp_path: Path) -> None:
+def test_latents_are_found_again_by_their_picture(tiny: Model, tmp_path: Path) -> None:
     image = tiny.generate("a face")[0]
     ws = tiny.estimate(image)
     path = tmp_path / "w.safetensors"
@@ -449,12 +449,12 @@ def test_an_encoder_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert again(larger).shape == (2, 8)
 
 
-def test_a_model_without_an_encoder_says_how_to_get_one(tiny: Clip2Gan) -> None:
+def test_a_model_without_an_encoder_says_how_to_get_one(tiny: Model) -> None:
     with pytest.raises(ValueError, match="has no encoder; `clip2gan train-encoder --model"):
         tiny.edit(Image.new("RGB", (32, 32)), {"sad": 1.0}, source="encoder")
 
 
-def test_a_stronger_pull_stays_nearer_to_the_start(tiny: Clip2Gan) -> None:
+def test_a_stronger_pull_stays_nearer_to_the_start(tiny: Model) -> None:
     image = tiny.synthesize(tiny.style(1))
     start = tiny.estimate(image)
     near, far = (
@@ -463,13 +463,13 @@ def test_a_stronger_pull_stays_nearer_to_the_start(tiny: Clip2Gan) -> None:
     assert near < 0.8 * far
 
 
-def test_inversion_takes_pictures_of_any_shape(tiny: Clip2Gan) -> None:
+def test_inversion_takes_pictures_of_any_shape(tiny: Model) -> None:
     wide = Image.linear_gradient("L").resize((90, 40)).convert("RGB")
     assert tiny.invert(wide, InversionConfig(steps=1)).shape == (1, tiny.generator.num_ws, 8)
     assert tiny.fit(wide).size == (32, 32)
 
 
-def test_inversion_shows_its_steps(tiny: Clip2Gan) -> None:
+def test_inversion_shows_its_steps(tiny: Model) -> None:
     seen = []
 
     def watch(steps):

@@ -21,7 +21,7 @@ from clip2gan.evaluation.avatars import groups
 from clip2gan.evaluation.inception import missing_part
 from clip2gan.evaluation.metrics import clip_score, diversity, frechet_distance, r_precision
 from clip2gan.evaluation.report import Evaluation, Protocol, markdown
-from clip2gan.pipeline import load
+from clip2gan.model import load
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -17,7 +17,7 @@ from clip2gan.clip import ClipEncoder
 from clip2gan.editing.encoder import LatentEncoder, encoder_for, load_encoder, save_encoder
 from clip2gan.editing.inversion import load_latents, picture_fingerprint, psnr, save_latents
 from clip2gan.images import read_picture, to_picture
-from clip2gan.pipeline import Clip2Gan
+from clip2gan.model import Model
 from clip2gan.training.start import from_file
 from stylegan2 import load_generator, save_generator
 from stylegan2.checkpoints import CheckpointError, inspect
@@ -195,7 +195,7 @@ def test_states_that_trainings_start_from(averaged, tmp_path):
         (lambda ws: ws.double().fill_(1e300), r"l.safetensors: numbers as large as 1e\+300"),
     ],
 )
-def test_latents(change: Callable[[Tensor], Tensor], message, run: Run, tiny: Clip2Gan, picture, tmp_path):
+def test_latents(change: Callable[[Tensor], Tensor], message, run: Run, tiny: Model, picture, tmp_path):
     ws = change(torch.randn(1, tiny.generator.num_ws, 8))
     path = tmp_path / "l.safetensors"
     save_latents(path, ws, [picture_fingerprint(tiny.fit(read_picture(picture)))], {})
@@ -208,7 +208,7 @@ def test_latents(change: Callable[[Tensor], Tensor], message, run: Run, tiny: Cl
     assert not (tmp_path / "a.png").exists()
 
 
-def test_pictures_that_are_not_finite_are_never_written(tiny: Clip2Gan):
+def test_pictures_that_are_not_finite_are_never_written(tiny: Model):
     ws = torch.full((1, tiny.generator.num_ws, 8), torch.nan)
     with pytest.raises(ValueError, match="the generator gives a picture that is not finite"):
         tiny.synthesize(ws)

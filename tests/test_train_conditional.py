@@ -19,7 +19,7 @@ from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import Captioned, open_captioned
 from clip2gan.gap import TextSide, load_gap
 from clip2gan.memory import PeakMemory
-from clip2gan.pipeline import load
+from clip2gan.model import load
 from clip2gan.training import text_mapping
 from clip2gan.training.gan import guidance, mismatched, settings_of, train_conditional
 from clip2gan.training.gan_presets import GanTraining

@@ -10,7 +10,7 @@ from PIL import Image
 
 from clip2gan.bundle import add_encoder, load_bundle
 from clip2gan.editing.encoder import EncoderConfig, LatentEncoder, save_encoder
-from clip2gan.pipeline import Clip2Gan, load
+from clip2gan.model import Model, load
 from clip2gan.training.encoder import EncoderTraining, train_encoder, untrained_encoder
 from stylegan2.files import load_tensors
 from stylegan2.runs import RunFolder
@@ -22,7 +22,7 @@ def folder(path: Path) -> RunFolder:
     return RunFolder.open(path, {})
 
 
-def test_it_learns_to_give_samples_back(tiny: Clip2Gan, tmp_path: Path) -> None:
+def test_it_learns_to_give_samples_back(tiny: Model, tmp_path: Path) -> None:
     z = torch.randn(16, 8, generator=torch.Generator().manual_seed(5))
     images = tiny.generator.synthesis(tiny.generator.mapping(z))
 
@@ -42,7 +42,7 @@ def test_it_learns_to_give_samples_back(tiny: Clip2Gan, tmp_path: Path) -> None:
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(
-    tiny: Clip2Gan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = EncoderTraining(channel_base=256, channel_max=16, steps=8, batch=4)
     whole = train_encoder(config, tiny.generator, tiny.clip, [], folder(tmp_path / "whole"))

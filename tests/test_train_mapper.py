@@ -20,7 +20,7 @@ from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import open_pictures
 from clip2gan.gap import Knn, Noise, load_gap
 from clip2gan.mappers import load_mapper
-from clip2gan.pipeline import load
+from clip2gan.model import load
 from clip2gan.settings import override
 from clip2gan.training.mapper import learning_rate, train_mapper
 from clip2gan.training.presets import PRESETS, LossWeights, MapperTraining

@@ -35,7 +35,7 @@ from clip2gan.evaluation.attributes import judged, named
 from clip2gan.evaluation.judge import Judge
 from clip2gan.evaluation.metrics import clip_score, diversity
 from clip2gan.evaluation.report import stack
-from clip2gan.pipeline import Clip2Gan, load
+from clip2gan.model import Model, load
 from stylegan2.files import load_tensors
 from stylegan2.generator import truncate
 
@@ -95,7 +95,7 @@ def train_peer(w: Tensor, e: Tensor, lr: float, noise: float, seconds: float) ->
 
 
 @torch.no_grad()
-def measure(model: Clip2Gan, draw: Callable[[str, int], Any]) -> dict[str, float]:
+def measure(model: Model, draw: Callable[[str, int], Any]) -> dict[str, float]:
     """Figures of `draw(text, seed)`, a picture, on the prompts of `clip2gan evaluate`."""
     entries = read_texts(None, "prompts.json")
     draw(entries[0]["text"], 0)  # warm

@@ -43,7 +43,7 @@ from clip2gan.evaluation.judge import Judge
 from clip2gan.evaluation.report import stack
 from clip2gan.gap import Collapse, Gap, NoGap, Posterior, fit_gap
 from clip2gan.mappers.mlp import MlpMapper
-from clip2gan.pipeline import Clip2Gan, load
+from clip2gan.model import Model, load
 from stylegan2.files import load_tensors
 from tools.dataset import read_avatars
 
@@ -78,7 +78,7 @@ class Pairs:
 
 @torch.no_grad()
 def measure(
-    model: Clip2Gan,
+    model: Model,
     gap: Gap,
     texts: Sequence[str],
     images: Tensor,
@@ -125,7 +125,7 @@ def measure(
 
 
 @torch.no_grad()
-def own_cosine(model: Clip2Gan, gap: Gap, pairs: Pairs, *, truncation: float, ceiling: bool = False) -> float:
+def own_cosine(model: Model, gap: Gap, pairs: Pairs, *, truncation: float, ceiling: bool = False) -> float:
     """Mean cosine of pictures drawn of captions to the captions' own pictures, embedded.
 
     `ceiling`: drawn of the embeddings of these pictures instead.
@@ -140,13 +140,13 @@ def own_cosine(model: Clip2Gan, gap: Gap, pairs: Pairs, *, truncation: float, ce
     return (e_again * pairs.images[:DRAWN]).sum(1).mean().item()
 
 
-def own_bounds(model: Clip2Gan, pairs: Pairs, truncation: float) -> tuple[float, float]:
+def own_bounds(model: Model, pairs: Pairs, truncation: float) -> tuple[float, float]:
     """`own` with no remedy at all, and of the ceiling; the model has the gap it was trained with."""
     ceiling = own_cosine(model, model.gap, pairs, truncation=truncation, ceiling=True)
     return own_cosine(model, NoGap(), pairs, truncation=truncation), ceiling
 
 
-def read_pairs(path: Path, model: Clip2Gan) -> Pairs:
+def read_pairs(path: Path, model: Model) -> Pairs:
     """The first of the drawn avatars with the first caption of each."""
     found = read_avatars(path)
     parts = to_floats(found.images[:CAPTIONS]).split(100)

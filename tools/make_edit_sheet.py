@@ -16,7 +16,7 @@ from PIL import Image
 
 import clip2gan
 from clip2gan.images import contact_sheet, difference, write_png
-from clip2gan.pipeline import Clip2Gan
+from clip2gan.model import Model
 from tools.make_sheets import labelled
 from tools.measure_avatars import Edit, choose_edits, first, read_json, read_renders
 from tools.measure_edits import pictures_of
@@ -25,7 +25,7 @@ ROWS = 12
 MEASURED = 100  # edits, as in tools.measure_edits
 
 
-def sheet(model: Clip2Gan, pictures: Sequence[Image.Image], edits: Sequence[Edit]) -> Image.Image:
+def sheet(model: Model, pictures: Sequence[Image.Image], edits: Sequence[Edit]) -> Image.Image:
     """Two columns of rows: words, drawing, inversion, edit, difference."""
     rows = []
     for picture, edit, ws in zip(pictures, edits, model.invert_all(pictures).split(1), strict=True):

@@ -16,7 +16,7 @@ from PIL import Image
 
 import clip2gan
 from clip2gan.images import contact_sheet, label, write_png
-from clip2gan.pipeline import Clip2Gan
+from clip2gan.model import Model
 from tools.dataset import read_avatars
 
 PROMPTS = (
@@ -52,19 +52,19 @@ SEEDS = 4
 LABEL_WIDTH = 200
 
 
-def prompt_sheet(model: Clip2Gan) -> Image.Image:
+def prompt_sheet(model: Model) -> Image.Image:
     """The texts in two columns, each beside its pictures."""
     rows = [labelled(text, model.generate(text, num=SEEDS)) for text in PROMPTS]
     return contact_sheet(rows, 2)
 
 
-def sample_sheet(model: Clip2Gan) -> Image.Image:
+def sample_sheet(model: Model) -> Image.Image:
     """64 random latents, without truncation."""
     ws = model.random_ws(64, torch.Generator().manual_seed(0))
     return contact_sheet([model.synthesize(each) for each in ws.split(1)], 16)
 
 
-def edit_sheet(model: Clip2Gan, pictures: Sequence[Image.Image]) -> Image.Image:
+def edit_sheet(model: Model, pictures: Sequence[Image.Image]) -> Image.Image:
     """Each picture, its inversion, and the inversion with an attribute at growing strengths."""
     rows = []
     for text, picture in zip(EDITS, pictures, strict=False):

@@ -29,7 +29,7 @@ from clip2gan.evaluation import avatars
 from clip2gan.evaluation.attributes import Verdicts, judge_size, judged, kept
 from clip2gan.evaluation.avatars import matches
 from clip2gan.evaluation.judge import RESOLUTION, Judge, judge_images, verdicts
-from clip2gan.pipeline import Clip2Gan, to_tensor
+from clip2gan.model import Model, to_tensor
 from tools import zero_shot
 from tools.dataset import Avatars, read_avatars
 from tools.make_avatars import make_pictures, write_zip
@@ -85,14 +85,14 @@ ROWS = (
 )
 
 
-def clip_zero_shot(model: Clip2Gan, renders: Avatars) -> dict[str, float]:
+def clip_zero_shot(model: Model, renders: Avatars) -> dict[str, float]:
     """For each group, the share of renders (where it is visible) whose value CLIP names right."""
     parts = [model.clip.encode_images(to_unit(part).to(model.device)) for part in renders.images.split(100)]
     return zero_shot.accuracy(torch.cat(parts), truths(renders), model.clip.encode_texts)
 
 
 def text_to_picture(
-    model: Clip2Gan, judge: Judge, prompts: Sequence[Mapping[str, Any]]
+    model: Model, judge: Judge, prompts: Sequence[Mapping[str, Any]]
 ) -> tuple[float, dict[str, Any]]:
     """The share of a prompt's named attributes that its pictures show, mean over prompts and seeds."""
     shares = []
@@ -115,7 +115,7 @@ def text_to_picture(
 
 
 @torch.no_grad()
-def ceiling(model: Clip2Gan, judge: Judge, renders: Avatars) -> dict[str, float]:
+def ceiling(model: Model, judge: Judge, renders: Avatars) -> dict[str, float]:
     """For each group, the share of renders that keep its value through CLIP's image tower and the mapper."""
     pictures = []
     for part in renders.images.split(100):
@@ -152,7 +152,7 @@ def choose_edits(renders: Avatars, edits: Sequence[Mapping[str, str]], seed: int
 
 
 def measure_edits(
-    model: Clip2Gan, judge: Judge, renders: Avatars, edits: Sequence[Edit], source: str
+    model: Model, judge: Judge, renders: Avatars, edits: Sequence[Edit], source: str
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Edit each render at the strength that CLIP finds sufficient; `source` is invert or clip.
 
@@ -200,7 +200,7 @@ def unnamed_kept(before: Verdicts, after: Verdicts, named: Sequence[str]) -> lis
 
 
 @torch.no_grad()
-def sample_pictures(model: Clip2Gan, num: int, batch: int = 100) -> Tensor:
+def sample_pictures(model: Model, num: int, batch: int = 100) -> Tensor:
     """`num` pictures of random z without truncation, as uint8 [num, 3, 64, 64]."""
     random = torch.Generator().manual_seed(0)
     pictures = []

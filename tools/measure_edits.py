@@ -23,7 +23,7 @@ from torch import Tensor
 import clip2gan
 from clip2gan.evaluation.avatars import matches
 from clip2gan.evaluation.judge import Judge
-from clip2gan.pipeline import Clip2Gan, Directions
+from clip2gan.model import Directions, Model
 from tools.dataset import Avatars
 from tools.measure_avatars import (
     Edit,
@@ -51,7 +51,7 @@ def pictures_of(renders: Avatars) -> list[Image.Image]:
     return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in renders.images]
 
 
-def inversions(model: Clip2Gan, judge: Judge, renders: Avatars, how: str) -> tuple[Tensor, dict[str, float]]:
+def inversions(model: Model, judge: Judge, renders: Avatars, how: str) -> tuple[Tensor, dict[str, float]]:
     """The latents of all renders, and how well they give them back; how: invert, encoder or clip."""
     pictures = pictures_of(renders)
     alone = pictures[:TIMED]
@@ -72,7 +72,7 @@ def inversions(model: Clip2Gan, judge: Judge, renders: Avatars, how: str) -> tup
 
 
 def edits_of(
-    model: Clip2Gan, judge: Judge, renders: Avatars, ws: Tensor, edits: Sequence[Edit], editor: Editor
+    model: Model, judge: Judge, renders: Avatars, ws: Tensor, edits: Sequence[Edit], editor: Editor
 ) -> dict[str, Any]:
     """Edit the renders' latents; shares of targets that appear and of other attributes that stay, seconds."""
     start = time.process_time()
@@ -100,7 +100,7 @@ def edits_of(
     }
 
 
-def our(model: Clip2Gan, how: Directions, strength: Any) -> Editor:
+def our(model: Model, how: Directions, strength: Any) -> Editor:
     def edit(ws: Tensor, texts: Sequence[str]) -> Tensor:
         rows = zip(ws.split(1), texts, strict=True)
         return torch.cat([model.change(row, {text: 1.0}, how, strength=strength).ws for row, text in rows])
@@ -108,7 +108,7 @@ def our(model: Clip2Gan, how: Directions, strength: Any) -> Editor:
     return edit
 
 
-def styleclip(model: Clip2Gan, config: StyleClip) -> Editor:
+def styleclip(model: Model, config: StyleClip) -> Editor:
     def edit(ws: Tensor, texts: Sequence[str]) -> Tensor:
         parts = [
             optimise(model.generator, model.clip, ws[i : i + BATCH], texts[i : i + BATCH], config)

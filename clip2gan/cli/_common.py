@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from clip2gan.pipeline import Clip2Gan
+    from clip2gan.model import Model
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -129,7 +129,7 @@ def resolve_device(name: str) -> "torch.device":
 
 def load_model(
     model: str, device: str, mapper: str | None, precision: str = "auto", compiled: bool = False
-) -> "Clip2Gan":
+) -> "Model":
     """The model of these options; mistakes in their names are found before torch is imported."""
     from clip2gan.bundle import choose_mapper, locate_bundle, read_config
 
@@ -141,9 +141,9 @@ def load_model(
     where = resolve_device(device)
 
     from clip2gan.bundle import load_bundle
-    from clip2gan.pipeline import Clip2Gan
+    from clip2gan.model import Model
 
-    return Clip2Gan(load_bundle(str(folder), where, mapper), model, precision, compiled)
+    return Model(load_bundle(str(folder), where, mapper), model, precision, compiled)
 
 
 def is_file_name(out: Path, suffix: str = ".png") -> bool:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from clip2gan.editing.alignment import Square
-    from clip2gan.pipeline import Change
+    from clip2gan.model import Change
 
 TABLE = "figures.csv"
 LEAST_PSNR = 14.0  # dB; a picture that comes back worse is hardly one of the model's kind
@@ -236,7 +236,7 @@ def command(
     from clip2gan.editing.output import FRAMES, edit_sheet, figure_lines, write_table, write_video
     from clip2gan.editing.strength import sign_of
     from clip2gan.images import contact_sheet, read_picture, write_png
-    from clip2gan.pipeline import Directions
+    from clip2gan.model import Directions
 
     if source == "encoder" and editor.encoder is None:
         remedy = f"`clip2gan train-encoder --model {model}` makes one"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from clip2gan.evaluation.report import Instruments
-    from clip2gan.pipeline import Clip2Gan
+    from clip2gan.model import Model
 
 SHEET_PICTURE = 96  # pixels
 EXAMPLE = """
@@ -206,7 +206,7 @@ def read_texts(path: Path | None, default: str) -> "list[dict[str, Any]]":
     return [{"text": text} for text in plain_prompts(path)]
 
 
-def is_avatars(model: "Clip2Gan") -> bool:
+def is_avatars(model: "Model") -> bool:
     """Whether a model draws avatars, as far as its CLIP tells."""
     from clip2gan.clip import ClipEncoder
 
@@ -241,7 +241,7 @@ def _check_model(name: str, option: str) -> None:
         choose_mapper(config, mapper, model)
 
 
-def _load(name: str, device: str) -> "Clip2Gan":
+def _load(name: str, device: str) -> "Model":
     model, mapper = _split(name)
     return load_model(model, device, mapper)
 

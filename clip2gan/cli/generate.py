@@ -31,7 +31,7 @@ from clip2gan.defaults import TRUNCATION
 if TYPE_CHECKING:
     from PIL import Image
 
-    from clip2gan.pipeline import Clip2Gan
+    from clip2gan.model import Model
 
 GRID = "grid.png"
 
@@ -216,7 +216,7 @@ def _style_source(style_from: str | None) -> "int | Image.Image | None":
     return read_picture(style_from)
 
 
-def _warn_if_cut(generator: "Clip2Gan", text: str) -> None:
+def _warn_if_cut(generator: "Model", text: str) -> None:
     if generator.clip.is_cut(text):
         start = " ".join(text.split())[:40]
         warn(f"CLIP reads {generator.clip.context_length} tokens; the end of '{start}...' is cut off")

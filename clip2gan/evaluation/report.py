@@ -20,8 +20,8 @@ from clip2gan.evaluation.judge import Judge
 from clip2gan.evaluation.metrics import CANDIDATES, clip_score, diversity, frechet_distance, r_precision
 from clip2gan.images import contact_sheet, label
 from clip2gan.memory import PeakMemory
+from clip2gan.model import Model, to_tensor
 from clip2gan.perceptual import Distance
-from clip2gan.pipeline import Clip2Gan, to_tensor
 
 EDITED = 100  # pictures that are edited, each by the next of the attributes
 VARIETY_DRAWS = 32  # sets of samples that the pictures of a text are compared with
@@ -137,7 +137,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: Clip2Gan,
+    model: Model,
     protocol: Protocol,
     instruments: Instruments | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
@@ -248,7 +248,7 @@ def sheet(evaluations: Mapping[str, Evaluation], prompts: Sequence[str], size: i
 
 
 def _attributes(
-    model: Clip2Gan, judge: Judge, protocol: Protocol, pictures: Sequence[Sequence[Image.Image]]
+    model: Model, judge: Judge, protocol: Protocol, pictures: Sequence[Sequence[Image.Image]]
 ) -> dict[str, float]:
     seen = [judged(judge, stack(row)) for row in pictures]
     random = torch.Generator().manual_seed(protocol.seed)
@@ -270,7 +270,7 @@ def _pairwise(distance: Distance, pictures: Sequence[Sequence[Image.Image]], dev
 
 
 def _reconstruction(
-    model: Clip2Gan, clip: ClipEncoder, instruments: Instruments, real: Sequence[Image.Image]
+    model: Model, clip: ClipEncoder, instruments: Instruments, real: Sequence[Image.Image]
 ) -> dict[str, float]:
     mapped = [model.synthesize(model.estimate(picture)) for picture in real]
     before, after = stack(real), stack(mapped)
@@ -289,7 +289,7 @@ def _reconstruction(
     return figures
 
 
-def _edits(model: Clip2Gan, clip: ClipEncoder, judge: Judge | None, protocol: Protocol) -> dict[str, float]:
+def _edits(model: Model, clip: ClipEncoder, judge: Judge | None, protocol: Protocol) -> dict[str, float]:
     """Edits, as `clip2gan edit` does them, of what the mapper makes of pictures; by the next attribute each.
 
     With a judge, by the next one that it does not see in the picture already.

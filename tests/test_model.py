@@ -1,4 +1,4 @@
-"""Clip2Gan from Python: the same numbers for the same arguments, whatever else is asked for."""
+"""The model from Python: the same numbers for the same arguments, whatever else is asked for."""
 
 import shutil
 from pathlib import Path
@@ -11,28 +11,28 @@ from PIL import Image
 
 import clip2gan
 from clip2gan.clip import ClipEncoder
-from clip2gan.pipeline import Clip2Gan, candidate_seed, load, to_picture, to_tensor
+from clip2gan.model import Model, candidate_seed, load, to_picture, to_tensor
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:
     return a.tobytes() == b.tobytes()
 
 
-def test_generate_gives_rgb_pictures_text_by_text(tiny: Clip2Gan) -> None:
+def test_generate_gives_rgb_pictures_text_by_text(tiny: Model) -> None:
     images = tiny.generate(["a smiling face", "a beard"], num=2, seed=5)
     assert [(image.mode, image.size) for image in images] == [("RGB", (32, 32))] * 4
     assert same(images[2], tiny.generate("a beard", seed=5)[0])
     assert not same(images[0], images[2])
 
 
-def test_a_picture_depends_on_its_seed_only(tiny: Clip2Gan) -> None:
+def test_a_picture_depends_on_its_seed_only(tiny: Model) -> None:
     many = tiny.generate("a smiling face", num=4, seed=10)
     for index, image in enumerate(many):
         assert same(image, tiny.generate("a smiling face", num=1, seed=10 + index)[0])
     assert len({image.tobytes() for image in many}) == 4
 
 
-def test_loading_again_gives_the_same_bytes(tiny: Clip2Gan, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_loading_again_gives_the_same_bytes(tiny: Model, tiny_bundle: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(tiny_bundle, tmp_path / "moved")
     again = clip2gan.load(str(moved), device="cpu")
     assert same(again.generate("hats")[0], tiny.generate("hats")[0])
@@ -46,7 +46,7 @@ def test_truncation_pulls_to_the_average_picture(tiny_clip: ClipEncoder, tmp_pat
     assert not same(model.generate("a", truncation=1.0)[0], average)
 
 
-def test_truncation_pulls_to_a_texts_own_average_where_its_pictures_differ(tiny: Clip2Gan) -> None:
+def test_truncation_pulls_to_a_texts_own_average_where_its_pictures_differ(tiny: Model) -> None:
     one, again, other = (*tiny.generate("a", num=2, truncation=0.0), *tiny.generate("b", truncation=0.0))
     assert same(one, again)
     assert not same(one, other)
@@ -55,7 +55,7 @@ def test_truncation_pulls_to_a_texts_own_average_where_its_pictures_differ(tiny:
     assert same(tiny.vary(one, truncation=0.0)[0], average)
 
 
-def test_rerank_picks_by_clip_and_never_loses(tiny: Clip2Gan) -> None:
+def test_rerank_picks_by_clip_and_never_loses(tiny: Model) -> None:
     prompt = tiny.prompt("a smiling face")
 
     def score(image: Image.Image) -> float:
@@ -68,7 +68,7 @@ def test_rerank_picks_by_clip_and_never_loses(tiny: Clip2Gan) -> None:
     assert score(best) == max(map(score, candidates)) >= score(plain)
 
 
-def test_style_replaces_the_fine_half_of_the_layers(tiny: Clip2Gan) -> None:
+def test_style_replaces_the_fine_half_of_the_layers(tiny: Model) -> None:
     prompt = tiny.prompt("a smiling face")
     style = tiny.style(9)
     assert style.shape == (1, tiny.generator.num_ws, 8)
@@ -82,7 +82,7 @@ def test_style_replaces_the_fine_half_of_the_layers(tiny: Clip2Gan) -> None:
     assert same(tiny.draw(prompt, 1, truncation=0.0, style=style), expected)
 
 
-def test_variations_of_a_picture(tiny: Clip2Gan) -> None:
+def test_variations_of_a_picture(tiny: Model) -> None:
     image = tiny.generate("a smiling face")[0]
     variations = tiny.vary(image, num=2, seed=4)
     assert len(variations) == 2
@@ -90,17 +90,17 @@ def test_variations_of_a_picture(tiny: Clip2Gan) -> None:
     assert same(variations[1], tiny.vary(image, seed=5)[0])
 
 
-def test_an_empty_text_is_refused(tiny: Clip2Gan) -> None:
+def test_an_empty_text_is_refused(tiny: Model) -> None:
     with pytest.raises(ValueError, match="the text is empty; say what the picture shows"):
         tiny.generate(["a face", " "])
 
 
 @pytest.mark.parametrize("text", ["word " * 10_000, "😀", "微笑的女人", "a\nb", "x" * 5000])
-def test_any_text_makes_a_picture(tiny: Clip2Gan, text: str) -> None:
+def test_any_text_makes_a_picture(tiny: Model, text: str) -> None:
     assert len(tiny.generate(text)) == 1
 
 
-def test_no_gradients_and_no_change_of_the_model(tiny: Clip2Gan) -> None:
+def test_no_gradients_and_no_change_of_the_model(tiny: Model) -> None:
     before = {name: value.clone() for name, value in tiny.generator.state_dict().items()}
     image = tiny.generate("a face")[0]
     tiny.edit(image, {"smiling": 1.0}, source="clip")
@@ -133,7 +133,9 @@ def test_unknown_devices_and_models() -> None:
 
 
 def test_the_public_names() -> None:
-    assert clip2gan.Clip2Gan is Clip2Gan
+    assert clip2gan.Model is Model
+    with pytest.warns(DeprecationWarning, match="is called clip2gan.Model now"):
+        assert clip2gan.Clip2Gan is Model
     assert clip2gan.load is load
     assert all(hasattr(clip2gan, name) for name in clip2gan.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -1,4 +1,4 @@
-"""Clip2Gan: CLIP, gap, mapper and generator, assembled into what a user wants to do.
+"""A model: CLIP, gap, mapper and generator, assembled into what a user wants to do.
 
 generate    text    -> CLIP text -> gap -> mapper -> ws -> truncation -> synthesis
 vary        picture -> CLIP image -------> mapper -> ws -> truncation -> synthesis
@@ -55,7 +55,7 @@ def load(
     mapper: str | None = None,
     precision: str = "auto",
     compiled: bool = False,
-) -> "Clip2Gan":
+) -> "Model":
     """Load a model.
 
     Args:
@@ -72,7 +72,7 @@ def load(
         FileNotFoundError: a part of the model is missing.
         OSError: the model has to be fetched and cannot be.
     """
-    return Clip2Gan(load_bundle(model, resolve_device(device), mapper), model, precision, compiled)
+    return Model(load_bundle(model, resolve_device(device), mapper), model, precision, compiled)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Change:
         }
 
 
-class Clip2Gan:
+class Model:
     """A model that draws and edits.
 
     Pictures are computed one by one, with their own random numbers, so that a picture's bytes never depend
@@ -378,13 +378,13 @@ class Clip2Gan:
         ws: Tensor,
         config: TuningConfig | None = None,
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-    ) -> "Clip2Gan":
+    ) -> "Model":
         """This model with a generator that is tuned to give `image` back at ws (pivotal tuning)."""
         target = to_tensor(self.fit(image), self.device)
         generator = tune(
             self.generator, self.clip, target, ws, self._draw_one, config=config, progress=progress
         )
-        return Clip2Gan(replace(self.bundle, generator=generator), self.name, self.precision)
+        return Model(replace(self.bundle, generator=generator), self.name, self.precision)
 
     @torch.no_grad()
     def error(self, image: Image.Image, ws: Tensor) -> float:
