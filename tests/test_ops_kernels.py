@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -240,3 +241,12 @@ def test_kernels_on_a_gpu(dtype, how, monkeypatch):
     y = ops.epilogue(x, scale.cuda(), noise.cuda(), b.cuda(), clamp=1.0)
     expected = reference.epilogue(x.cpu().float(), scale, noise, b, clamp=1.0)
     torch.testing.assert_close(y.cpu().float(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * 2)
+
+
+def test_the_compiler_takes_the_choice_of_kernels_as_constant_without_being_imported():
+    script = "import sys, stylegan2; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    marked = torch.compiler.assume_constant_result(lambda device: True)
+    assert vars(marked)
+    assert vars(marked) == vars(ops._has_kernels)

@@ -102,6 +102,9 @@ def upfirdn2d(
     )
 
 
-@torch.compiler.assume_constant_result
 def _has_kernels(device: int) -> bool:
     return registered.kernels(torch.device("cuda", device)) is not None
+
+
+# What torch.compiler.assume_constant_result does; that would import the whole compiler, for seconds, here.
+_has_kernels._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
