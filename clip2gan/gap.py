@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clip2gan.domain import GapSettings
 from stylegan2.files import load_tensors, save_tensors
 
 MEMORY_SIZE = 12288  # embeddings that `knn` and `posterior` remember
@@ -437,6 +438,14 @@ def load_gap(path: str | Path, device: str | torch.device = "cpu") -> Gap:
         return KINDS[kind](**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: does not hold a gap of kind {kind!r} ({error})") from error
+
+
+def with_settings(gap: Gap, settings: GapSettings) -> Gap:
+    """A gap `posterior` with those settings that are given; another gap as it is."""
+    if not isinstance(gap, Posterior):
+        return gap
+    given = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
+    return dataclasses.replace(gap, **given)
 
 
 def _recolouring(text: Tensor, image: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ Nothing here imports CLIP.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip2gan.bundle import CONFIG, HF_HUB, bundled_models, locate_bundle, read_config
+from clip2gan.bundle import CONFIG, bundled_models, locate_bundle, read_config
+from clip2gan.bundle.locate import HF_HUB
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def check_generator(source: str | Path) -> None:
     """Raise ValueError, before torch is imported, for what names no generator."""
-    known = _is_bundle(source) or "://" in str(source) or Path(source).is_file()
+    known = is_bundle(source) or "://" in str(source) or Path(source).is_file()
     if not known:
         names = ", ".join(bundled_models())
         raise ValueError(
@@ -42,9 +43,9 @@ def locate_generator(
     from stylegan2.checkpoints import local_file
 
     check_generator(source)
-    if _is_bundle(source):
+    if is_bundle(source):
         folder = locate_bundle(str(source))
-        source = folder / read_config(folder)["generator"]
+        source = folder / read_config(folder).generator_file
     return local_file(source, sha256, progress=progress)
 
 
@@ -61,6 +62,7 @@ def load_named_generator(source: str | Path, device: "str | torch.device" = "cpu
     return load_generator(locate_generator(source), device)
 
 
-def _is_bundle(source: str | Path) -> bool:
+def is_bundle(source: str | Path) -> bool:
+    """Whether this names a whole model, by its name, folder or hf-hub:ORG/NAME."""
     text = str(source)
     return text in bundled_models() or text.startswith(HF_HUB) or (Path(source) / CONFIG).is_file()

@@ -22,8 +22,9 @@ from clip2gan import __version__
 from clip2gan.bundle import Bundle, load_bundle
 from clip2gan.data.pictures import fit_square
 from clip2gan.data.samples import draw_samples, shards
-from clip2gan.defaults import NEUTRAL, TRUNCATION
+from clip2gan.defaults import TRUNCATION
 from clip2gan.devices import resolve_device
+from clip2gan.domain import EditThresholds, InversionConfig, TuningConfig
 from clip2gan.editing.directions import (
     LOCALITY,
     Course,
@@ -33,8 +34,8 @@ from clip2gan.editing.directions import (
     relevance,
     restricted_to,
 )
-from clip2gan.editing.inversion import InversionConfig, TuningConfig, invert, psnr, tune
-from clip2gan.editing.strength import AGREES, Choice, identity, least_strengths, sign_of
+from clip2gan.editing.inversion import invert, psnr, tune
+from clip2gan.editing.strength import Choice, identity, least_strengths, sign_of
 from clip2gan.images import to_picture
 from clip2gan.losses import feature_distance
 from clip2gan.mappers.own import OwnMapping
@@ -44,8 +45,6 @@ from stylegan2.runs import step_generator
 
 Source = Literal["invert", "encoder", "clip"]
 
-LOCALITIES = (LOCALITY, 0.7)  # the second where the first does not bring CLIP to agree
-MEMORY_SAMPLES = 512  # pictures drawn for comparison, where a gap remembers none
 BATCH_PIXELS = 2**18  # pixels of the pictures that are in memory at once
 
 
@@ -95,13 +94,13 @@ class Directions:
     """How texts become changes of latents; see `clip2gan.editing.directions`.
 
     Attributes:
-        neutral: the text that attributes are added to.
+        neutral: the text that attributes are added to; None: the domain's.
         method: "neighbours", "clip", "mapped" or "raw".
         keep: texts whose own directions are left out.
         threshold: style channels that move CLIP less than this part of the most effective one stay.
     """
 
-    neutral: str = NEUTRAL
+    neutral: str | None = None
     method: Method = "neighbours"
     keep: tuple[str, ...] = ()
     threshold: float = 0.0
@@ -122,6 +121,7 @@ class Change:
         from_average: how far they are from w_avg, likewise.
         course: where other strengths lead.
         reference: the strength of the picture to move towards.
+        agrees: the clearness that counts as shown.
     """
 
     ws: Tensor
@@ -134,11 +134,12 @@ class Change:
     from_average: float
     course: Course = field(repr=False, compare=False)
     reference: float = 1.0
+    agrees: float = EditThresholds.agrees
 
     @property
     def reached(self) -> dict[str, bool]:
         """attribute -> whether CLIP finds it now (or its absence, where it was to go)."""
-        return {text: value >= AGREES for text, value in self.clearness.items()}
+        return {text: value >= self.agrees for text, value in self.clearness.items()}
 
     @torch.no_grad()
     def at(self, factor: float) -> Tensor:
@@ -176,11 +177,11 @@ class Model:
         if compiled:
             bundle.generator.synthesis.compile(mode="reduce-overhead")
         self.name, self.precision = name, precision
-        self.bundle = bundle
+        self.bundle, self.domain = bundle, bundle.config.domain
         self.generator, self.clip, self.gap = bundle.generator, bundle.clip, bundle.gap
         self.mapper_kind, self.mapper = next(iter(bundle.mappers.items()))
         if isinstance(self.mapper, OwnMapping):
-            self.mapper.fit_spread(self.clip.encode_texts([NEUTRAL]))
+            self.mapper.fit_spread(self.clip.encode_texts([self.domain.neutral]))
         self.encoder = bundle.encoder
         self.resolution = self.generator.config.img_resolution
         self.w_avg = self.generator.mapping.w_avg
@@ -304,12 +305,12 @@ class Model:
 
     @torch.no_grad()
     def random_ws(self, num: int, random: torch.Generator, truncation: float = 1.0) -> Tensor:
-        """ws [num, num_ws, w_dim] of random latents; a generator that takes texts is told NEUTRAL."""
+        """ws [num, num_ws, w_dim] of random latents; one that takes texts is told the neutral one."""
         z = torch.randn(num, self.generator.config.z_dim, generator=random).to(self.device)
         if not self.takes_texts:
             c = self.generator.draw_labels(num, random)
             return self.generator.mapping(z, c, truncation_psi=truncation)
-        c = self.clip.encode_texts([NEUTRAL])
+        c = self.clip.encode_texts([self.domain.neutral])
         return truncate(self.generator.mapping(z, c.expand(num, -1)), self.mapper(c), truncation)
 
     @torch.no_grad()
@@ -350,7 +351,7 @@ class Model:
             starts,
             anchor=anchor,
             w_std=self.mapper.w_std,
-            config=config or InversionConfig(),
+            config=config or self.domain.inversion,
             progress=progress,
         )
 
@@ -382,7 +383,13 @@ class Model:
         """This model with a generator that is tuned to give `image` back at ws (pivotal tuning)."""
         target = to_tensor(self.fit(image), self.device)
         generator = tune(
-            self.generator, self.clip, target, ws, self._draw_one, config=config, progress=progress
+            self.generator,
+            self.clip,
+            target,
+            ws,
+            self._draw_one,
+            config=config or self.domain.tuning,
+            progress=progress,
         )
         return Model(replace(self.bundle, generator=generator), self.name, self.precision)
 
@@ -413,7 +420,7 @@ class Model:
         attributes: Mapping[str, float],
         *,
         source: Source = "invert",
-        neutral: str = NEUTRAL,
+        neutral: str | None = None,
         strength: float | Literal["auto"] = 1.0,
         reference: Image.Image | None = None,
         direction: Method = "neighbours",
@@ -427,7 +434,7 @@ class Model:
             attributes: text -> strength; 1 makes it as clear as pictures are that show it.
             source: how a picture's ws are found: "invert", "encoder", or "clip" for the mapped image
                 embedding.
-            neutral: the text that attributes are added to.
+            neutral: the text that attributes are added to; None: the domain's.
             strength: multiplies all of them; "auto" looks for the least that CLIP agrees to.
             reference: a picture to move towards as well, by strength * (M(reference) - M(image)).
             direction: how a text becomes a change of latents, see `editing.directions`. With "raw" and source
@@ -459,9 +466,13 @@ class Model:
             course = self.course(ws, attributes, how, reference=reference)
             return self.outcome(course, strengths, signs, strength)
         tried: list[tuple[Course, Choice]] = []
-        for locality in LOCALITIES if how.method == "neighbours" else LOCALITIES[:1]:
+        thresholds = self.domain.editing
+        localities = thresholds.localities
+        for locality in localities if how.method == "neighbours" else localities[:1]:
             course = self.course(ws, attributes, how, reference=reference, locality=locality)
-            tried.append((course, least_strengths(course, attributes, self.memory, self._embed)))
+            tried.append(
+                (course, least_strengths(course, attributes, self.memory, self._embed, thresholds=thresholds))
+            )
             if all(tried[-1][1].agrees.values()):
                 break
         course, choice = max(tried, key=lambda one: one[1].shown)
@@ -500,7 +511,7 @@ class Model:
             ws,
             e,
             embeddings,
-            self.prompt(how.neutral).embedding,
+            self.prompt(how.neutral or self.domain.neutral).embedding,
             method=how.method,
             locality=locality,
             keep=[self.prompt(text).embedding for text in how.keep],
@@ -543,6 +554,7 @@ class Model:
             from_average=spread(ws - self.w_avg),
             course=course,
             reference=reference,
+            agrees=self.domain.editing.agrees,
         )
 
     @cached_property
@@ -553,13 +565,14 @@ class Model:
         """
         remembered = getattr(self.gap, "memory", None)
         if remembered is None:
+            count = self.domain.references
             folder = cache_folder().with_name("clip2gan") / "samples" / self.bundle.fingerprint[:16]
             if self.takes_texts:
-                made_from = {"model": self.bundle.fingerprint, "text": NEUTRAL}
-                remembered = shards(folder, MEMORY_SAMPLES, made_from, self._embed_random, "drawing samples")
+                made_from = {"model": self.bundle.fingerprint, "text": self.domain.neutral}
+                remembered = shards(folder, count, made_from, self._embed_random, "drawing samples")
                 remembered = remembered["embeddings"]
             else:
-                remembered = draw_samples(self.generator, self.clip, MEMORY_SAMPLES, 0, folder).embeddings
+                remembered = draw_samples(self.generator, self.clip, count, 0, folder).embeddings
         return Memory(remembered.to(self.w_avg), self.clip.logit_scale)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Settings in dataclasses: checked, changed by name, and laid flat."""
+"""Settings in dataclasses: read from JSON and checked, changed by name, and laid flat."""
 
 import dataclasses
 import json
@@ -51,6 +51,57 @@ def override(settings: T, changes: Mapping[str, Any]) -> T:
     return settings
 
 
+def from_plain(owner: type[T], plain: Any, name: str = "") -> T:
+    """A dataclass from what JSON holds: nested dataclasses, tuples and mappings are built, all types checked.
+
+    Args:
+        owner: the dataclass.
+        plain: a mapping of its fields; those with a default may be missing.
+        name: of the whole in messages, in front of a field's own ("domain" gives 'domain.neutral').
+
+    Raises ValueError that begins with the field's name in quotes.
+    """
+    if not isinstance(plain, Mapping):
+        raise ValueError(f"{name!r} is {plain!r:.80}; expected an object")
+    hints = get_type_hints(owner)
+    dot = f"{name}." if name else ""
+    if strangers := [key for key in plain if key not in hints]:
+        raise ValueError(f"{dot + str(strangers[0])!r:.100} is not known; update clip2gan, or remove it")
+    values = {}
+    for part in dataclasses.fields(owner):  # type: ignore[arg-type]  # T is a dataclass
+        if part.name in plain:
+            values[part.name] = _build(plain[part.name], hints[part.name], dot + part.name)
+        elif part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{dot + part.name!r} is missing; expected a {_name(hints[part.name])}")
+    try:
+        return owner(**values)
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}" if name else str(error)) from error
+
+
+def _build(value: Any, hint: Any, name: str) -> Any:
+    """What JSON holds as a value of this type. Raises ValueError, with the name, where it is not one."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        chosen = [part for part in parts if part is not type(None)]
+        if value is None and len(chosen) < len(parts):
+            return None
+        structured = [part for part in chosen if dataclasses.is_dataclass(part)]
+        if isinstance(value, Mapping) and structured:
+            return _build(value, structured[0], name)
+        if len(chosen) == 1:
+            return _build(value, chosen[0], name)
+    elif dataclasses.is_dataclass(hint):
+        return from_plain(hint, value, name)  # type: ignore[arg-type]  # a class, not an instance
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_build(each, parts[0], f"{name}[{index}]") for index, each in enumerate(value))
+    elif origin not in (None, tuple, Literal) and isinstance(value, Mapping):
+        return {key: _build(each, parts[1], f"{name}.{key:.80}") for key, each in value.items()}
+    if not _fits(value, hint):
+        raise ValueError(f"{name!r} is {value!r:.80}; expected a {_name(hint)}")
+    return value
+
+
 def parse_assignment(text: str) -> tuple[str, Any]:
     """("lr", 0.1) of "lr=0.1"; the value is JSON or else a string. Raises ValueError without an "="."""
     name, equals, value = text.partition("=")
@@ -74,8 +125,12 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return hint is Any or isinstance(value, origin or hint)
+    if hint is Any or hint is None:
+        return hint is Any or value is None
+    return isinstance(value, origin or hint)
 
 
 def _name(hint: Any) -> str:
+    if get_origin(hint) not in (None, Union, UnionType, Literal, tuple):
+        return "dict"
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)

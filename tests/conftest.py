@@ -10,6 +10,7 @@ from PIL import Image
 
 from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder, save_local_dir
+from clip2gan.domain import Domain
 from clip2gan.gap import fit_gap
 from clip2gan.mappers import new_mapper
 from clip2gan.model import Model, load
@@ -56,7 +57,9 @@ def make_generator(resolution: int = 32, seed: int = 0) -> Generator:
     return generator
 
 
-def make_bundle(path: Path, clip: ClipEncoder, gap: str = "knn", **mapper_settings: object) -> Path:
+def make_bundle(
+    path: Path, clip: ClipEncoder, gap: str = "knn", domain: Domain | None = None, **mapper_settings: object
+) -> Path:
     generator = make_generator()
     torch.manual_seed(1)
     settings = {"embed_dim": clip.embed_dim, "num_ws": generator.num_ws, "w_dim": 8, "layers": 3, "width": 16}
@@ -65,6 +68,7 @@ def make_bundle(path: Path, clip: ClipEncoder, gap: str = "knn", **mapper_settin
     info = BundleInfo(
         name="tiny",
         description="Random weights.",
+        domain=domain,
         licences={"generator": "MIT", "clip": "MIT", "mapper": "MIT"},
         figures=({"what": "accuracy", "value": "none", "command": "true"},),
     )

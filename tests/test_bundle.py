@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from clip2gan import bundle as bundles
 from clip2gan.bundle import BundleInfo, load_bundle, locate_bundle, model_card, read_config, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.gap import NoGap
@@ -51,7 +50,7 @@ def test_open_clip_alone_can_load_the_clip(tiny_bundle: Path) -> None:
 
 
 def test_config_lists_every_file_with_its_sum(tiny_bundle: Path) -> None:
-    files = read_config(tiny_bundle)["files"]
+    files = read_config(tiny_bundle).files
     present = {path.relative_to(tiny_bundle).as_posix() for path in tiny_bundle.rglob("*") if path.is_file()}
     assert set(files) == present - {"config.json", "README.md"}
     assert all(fingerprint(tiny_bundle / name) == total for name, total in files.items())
@@ -117,7 +116,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, tiny_clip: ClipEncoder) -
 
 
 def test_unknown_models_are_told_with_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundles, "BUNDLED", tmp_path / "bundles")
+    monkeypatch.setattr("clip2gan.bundle.locate.BUNDLED", tmp_path / "bundles")
     (tmp_path / "bundles" / "avatars").mkdir(parents=True)
     (tmp_path / "bundles" / "avatars" / "config.json").touch()
     assert locate_bundle("avatars") == tmp_path / "bundles" / "avatars"
@@ -142,7 +141,7 @@ def test_folders_that_are_no_models(tmp_path: Path, tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format version 2; this clip2gan reads version 1"),
+        ({"format_version": 3}, "format version 3; this clip2gan reads versions 1 to 2"),
         ({"format_version": None}, "no 'format_version' in it, so this is not a clip2gan model"),
         ({"generator": None}, "'generator' is missing; expected a str"),
         ({"mappers": ["mlp"]}, "'mappers' is ['mlp']; expected a dict"),
@@ -232,7 +231,7 @@ def test_a_clip_by_name_is_kept_as_a_name(
 ) -> None:
     monkeypatch.setattr(tiny_clip, "spec", "ViT-B-16:laion2b_s34b_b88k")
     path = conftest.make_bundle(tmp_path / "model", tiny_clip)
-    assert read_config(path)["clip"] == "ViT-B-16:laion2b_s34b_b88k"
+    assert read_config(path).clip == "ViT-B-16:laion2b_s34b_b88k"
     assert not (path / "clip").exists()
 
 

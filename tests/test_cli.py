@@ -163,7 +163,7 @@ def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str
 def test_models_lists_what_is_bundled(
     run: Run, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("clip2gan.bundle.BUNDLED", tiny_bundle.parent)
+    monkeypatch.setattr("clip2gan.bundle.locate.BUNDLED", tiny_bundle.parent)
     code, out, err = run("models", "--json")
     assert (code, err) == (0, "")
     [model] = json.loads(out)
@@ -173,12 +173,12 @@ def test_models_lists_what_is_bundled(
     text = run("models")[1]
     assert "tiny: Random weights." in text
     assert "licence of generator  MIT" in text
-    monkeypatch.setattr("clip2gan.bundle.BUNDLED", tmp_path)
+    monkeypatch.setattr("clip2gan.bundle.locate.BUNDLED", tmp_path)
     assert run("models")[1].startswith("No model comes with this installation")
 
 
 def test_doctor_gives_a_verdict(run: Run, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
-    monkeypatch.setattr("clip2gan.bundle.BUNDLED", tiny_bundle.parent)
+    monkeypatch.setattr("clip2gan.bundle.locate.BUNDLED", tiny_bundle.parent)
     code, out, err = run("doctor", "--json")
     facts = json.loads(out)
     assert (code, err) == (0, "")
@@ -192,7 +192,7 @@ def test_doctor_gives_a_verdict(run: Run, monkeypatch: pytest.MonkeyPatch, tiny_
 def test_doctor_names_what_is_wrong(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from clip2gan.cli import doctor
 
-    monkeypatch.setattr("clip2gan.bundle.BUNDLED", tmp_path)
+    monkeypatch.setattr("clip2gan.bundle.locate.BUNDLED", tmp_path)
     monkeypatch.setitem(doctor.REQUIRED, "no-such-package", "nothing")
     code, out, _ = run("doctor")
     assert code == 1

@@ -221,7 +221,7 @@ def test_options_leave_their_mark_in_the_picture(call: Run, option: list[str]) -
 
 
 def test_latents_that_were_kept_are_taken(call: Run) -> None:
-    assert call("invert", "--image", "pictures", "--out", "w.safetensors")[0] == 0
+    assert call("invert", "--image", "pictures", "--batch", 1, "--out", "w.safetensors")[0] == 0
     args = ["--image", "pictures/b.png", "--attr", "sad:1"]
     assert call("edit", *args, "--out", "a.png")[0] == 0
     assert call("edit", *args, "--latents", "w.safetensors", "--source", "clip", "--out", "b.png")[0] == 0

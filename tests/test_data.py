@@ -15,6 +15,7 @@ from PIL import Image
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import open_pictures
 from clip2gan.data.samples import draw_samples, embed_pictures, plain_prompts
+from clip2gan.domain import Domain
 
 
 def png(pixels: np.ndarray, mode: str | None = None, kind: str = "PNG") -> bytes:
@@ -191,6 +192,8 @@ def test_pictures_are_embedded_as_they_are(tiny_clip: ClipEncoder, tmp_path: Pat
 def test_prompts(tmp_path: Path):
     prompts = plain_prompts()
     assert len(prompts) == len(set(prompts)) >= 50
+    assert plain_prompts(domain=Domain(prompts=("a cat",))) == ["a cat"]
+    assert plain_prompts(domain=Domain()) == prompts
     (tmp_path / "mine.txt").write_text("a cat\n\n  a dog \n")
     assert plain_prompts(tmp_path / "mine.txt") == ["a cat", "a dog"]
     (tmp_path / "empty.txt").write_text("\n")

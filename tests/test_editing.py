@@ -13,6 +13,7 @@ from PIL import Image
 
 from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
+from clip2gan.domain import Domain
 from clip2gan.editing.attributes import parse_attributes, parse_sweep
 from clip2gan.editing.directions import (
     Course,
@@ -261,7 +262,9 @@ def test_raw_edits_are_the_formula_of_the_paper(tiny: Model) -> None:
 
 def test_the_clip_route_maps_the_difference_of_texts(tiny: Model) -> None:
     ws = tiny.estimate(tiny.generate("a face")[0])
-    e, text, neutral = (tiny.prompt(each).embedding for each in (tiny.synthesize(ws), "hat", "a face"))
+    e, text, neutral = (
+        tiny.prompt(each).embedding for each in (tiny.synthesize(ws), "hat", tiny.domain.neutral)
+    )
     e = tiny.clip.encode_images(tiny.generator.synthesis(ws))
     step = torch.nn.functional.normalize(text - neutral, dim=1)
     moved = torch.nn.functional.normalize(e + 0.5 * step, dim=1)
@@ -274,8 +277,9 @@ def test_a_gap_without_memory_compares_with_samples(
     tiny_clip: ClipEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("clip2gan.model.MEMORY_SAMPLES", 40)
-    model = load(str(make_bundle(tmp_path / "model", tiny_clip, gap="none")), device="cpu")
+    few = Domain(name="x", references=40)
+    folder = make_bundle(tmp_path / "model", tiny_clip, gap="none", domain=few)
+    model = load(str(folder), device="cpu")
     ws = model.estimate(Image.new("RGB", (32, 32), "teal"))
     change = model.change(ws, {"hat": 1.0})
     assert model.memory.embeddings.shape == (40, 16)
@@ -289,11 +293,11 @@ def test_a_generator_that_takes_texts_is_told_texts(
 ) -> None:
     """Whatever random latents are drawn for: comparison, tuning, the style channels that matter."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("clip2gan.model.MEMORY_SAMPLES", 40)
     torch.manual_seed(0)
     generator = Generator(replace(make_generator().config, c_dim=tiny_clip.embed_dim)).eval()
     gap = TextSide(mean_image=torch.zeros(16), mean_text=torch.zeros(16))
-    write_bundle(tmp_path / "m", generator, tiny_clip, {}, gap, info=BundleInfo(name="m", description=""))
+    info = BundleInfo(name="m", domain=Domain(name="m", references=40))
+    write_bundle(tmp_path / "m", generator, tiny_clip, {}, gap, info=info)
     model = load(str(tmp_path / "m"), device="cpu")
     monkeypatch.setattr(Generator, "draw_labels", None)  # those are of classes
     told = model.random_ws(500, torch.Generator().manual_seed(5))[:, 0]
@@ -308,7 +312,7 @@ def test_a_generator_that_takes_texts_is_told_texts(
 def test_the_neutral_text_itself_changes_nothing(tiny: Model) -> None:
     ws = tiny.estimate(tiny.generate("a hat")[0])
     for method in ("clip", "mapped"):
-        assert tiny.change(ws, {"a face": 1.0}, Directions(method=method)).moved == 0
+        assert tiny.change(ws, {tiny.domain.neutral: 1.0}, Directions(method=method)).moved == 0
 
 
 def test_a_reference_draws_the_picture_to_itself(tiny: Model) -> None:

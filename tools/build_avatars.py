@@ -58,7 +58,7 @@ def read_figures(path: Path) -> tuple[dict[str, str], ...]:
 
 def load_all(source: str) -> list[Bundle]:
     """A bundle once for each of its mappers."""
-    return [load_bundle(source, mapper=kind) for kind in read_config(locate_bundle(source))["mappers"]]
+    return [load_bundle(source, mapper=kind) for kind in read_config(locate_bundle(source)).mappers]
 
 
 def check_parts(bundle: Bundle, other: Bundle) -> None:
@@ -111,6 +111,7 @@ def main(
         info = BundleInfo(
             name="avatars",
             description=DESCRIPTION,
+            domain=read_config(BUNDLED / "avatars").domain,
             licences=LICENCES,
             figures=read_figures(measured) if measured else (),
         )

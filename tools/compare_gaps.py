@@ -192,7 +192,7 @@ def main(
             model.mapper.config = dataclasses.replace(model.mapper.config, sample_sigma=sigma)
         shards = sorted((run / "cache" / "sampled").glob("*.safetensors"))
         images = torch.cat([load_tensors(shard)[0]["embeddings"] for shard in shards]).to(model.device)
-        texts = model.clip.encode_texts(plain_prompts())
+        texts = model.clip.encode_texts(plain_prompts(domain=model.domain))
         click.echo(f"\n{run}")
         pairs = None if captions is None else read_pairs(captions, model)
         own = model.gap

@@ -7,17 +7,17 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from clip2gan.defaults import INVERSION_STEPS
-
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from clip2gan.domain import InversionConfig
     from clip2gan.model import Model
 
 T = TypeVar("T")
@@ -104,9 +104,7 @@ mapper_option = click.option(
 steps_option = click.option(
     "--steps",
     type=click.IntRange(0, 100_000),
-    default=INVERSION_STEPS,
-    show_default=True,
-    help="Optimisation steps for a picture's latents at most; 0 takes the start.",
+    help="Most optimisation steps for a picture's latents; 0 takes the start.  [default: the model's]",
 )
 
 
@@ -144,6 +142,11 @@ def load_model(
     from clip2gan.model import Model
 
     return Model(load_bundle(str(folder), where, mapper), model, precision, compiled)
+
+
+def with_steps(inversion: "InversionConfig", steps: int | None) -> "InversionConfig":
+    """A model's settings of inversion, with the steps of `--steps` where it was given."""
+    return inversion if steps is None else replace(inversion, steps=steps)
 
 
 def is_file_name(out: Path, suffix: str = ".png") -> bool:

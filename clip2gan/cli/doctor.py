@@ -110,7 +110,7 @@ def _weights() -> tuple[dict[str, str], dict[str, str]]:
     found, problems = {}, {}
     for name, path in bundled_models().items():
         try:
-            check_files(path, read_config(path)["files"])
+            check_files(path, read_config(path).files)
         except (ValueError, OSError) as error:
             problems[name] = str(error)
         else:

@@ -32,8 +32,8 @@ from clip2gan.cli._common import (
     seed_option,
     steps_option,
     warn,
+    with_steps,
 )
-from clip2gan.defaults import NEUTRAL
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from clip2gan.model import Change
 
 TABLE = "figures.csv"
-LEAST_PSNR = 14.0  # dB; a picture that comes back worse is hardly one of the model's kind
 
 
 class Strength(click.ParamType):
@@ -95,7 +94,7 @@ class Strength(click.ParamType):
     help="How a text becomes a change: towards pictures like this one that it describes; by the difference "
     "of CLIP's texts; M(text) - M(neutral); or M(text) itself, as in the paper.",
 )
-@click.option("--neutral", default=NEUTRAL, show_default=True, help="The text that attributes are added to.")
+@click.option("--neutral", help="The text that attributes are added to.  [default: the model's]")
 @click.option("--keep", multiple=True, metavar="TEXT", help="What is not to change (repeatable).")
 @click.option(
     "--threshold",
@@ -155,7 +154,7 @@ def command(
     source: Literal["invert", "encoder", "clip"],
     strength: float | Literal["auto"] | None,
     direction: Literal["neighbours", "clip", "mapped", "raw"],
-    neutral: str,
+    neutral: str | None,
     keep: tuple[str, ...],
     threshold: float,
     tune: bool,
@@ -168,7 +167,7 @@ def command(
     sweep: str | None,
     sheet: bool,
     video: Path | None,
-    steps: int,
+    steps: int | None,
     model: str,
     mapper: str | None,
     out: Path,
@@ -199,7 +198,7 @@ def command(
         raise click.UsageError(message, _context())
     if strength == "auto" and not wanted:
         raise click.BadParameter("auto needs an --attr", param_hint="'--strength'")
-    for option, texts in (("--neutral", (neutral,)), ("--keep", keep)):
+    for option, texts in (("--neutral", () if neutral is None else (neutral,)), ("--keep", keep)):
         if not all(text.strip() for text in texts):
             raise click.BadParameter("the text is empty", param_hint=f"'{option}'")
     if (face is not None or landmark_model is not None or paste_back) and not (align or points):
@@ -232,7 +231,7 @@ def command(
 
     editor = load_model(model, device, mapper, precision, compiled)
     from clip2gan.editing.alignment import crop_face
-    from clip2gan.editing.inversion import InversionConfig, load_latents, picture_fingerprint
+    from clip2gan.editing.inversion import load_latents, picture_fingerprint
     from clip2gan.editing.output import FRAMES, edit_sheet, figure_lines, write_table, write_video
     from clip2gan.editing.strength import sign_of
     from clip2gan.images import contact_sheet, read_picture, write_png
@@ -241,7 +240,7 @@ def command(
     if source == "encoder" and editor.encoder is None:
         remedy = f"`clip2gan train-encoder --model {model}` makes one"
         raise click.BadParameter(f"the model {model} has no encoder; {remedy}", param_hint="'--source'")
-    wants_framing = editor.bundle.config.get("alignment") == "ffhq" and finder is None
+    wants_framing = editor.domain.alignment == "ffhq" and finder is None
     if image.is_dir():
         name_left_out(image, paths)
     reference = read_picture(ref_image) if ref_image is not None else None
@@ -249,10 +248,12 @@ def command(
     if latents is not None:
         with blame("--latents"):
             stored = load_latents(latents, editor.generator, editor.bundle.fingerprint)
+    neutral, thresholds = neutral or editor.domain.neutral, editor.domain.editing
+    inversion = with_steps(editor.domain.inversion, steps)
     how = Directions(neutral, direction, keep, threshold)
     settings = {
         "source": source,
-        "steps": steps if source == "invert" else None,
+        "steps": inversion.steps if source == "invert" else None,
         "latents": latents.name if latents is not None else None,
         "direction": direction,
         "neutral": neutral,
@@ -278,15 +279,14 @@ def command(
             if latents is not None:
                 warn(f"{name}: {latents.name} has no latents of it; they are found by --source {source}")
             if source == "invert":
-                config = InversionConfig(steps=steps)
-                ws = editor.invert(picture, config, lambda steps: progress(steps, name))
+                ws = editor.invert(picture, inversion, lambda steps: progress(steps, name))
             else:
                 ws = editor.latents(picture, source)
         model = (
             editor.tuned(picture, ws, progress=lambda steps: progress(steps, "tuning")) if tune else editor
         )
         fidelity = model.psnr(picture, ws)
-        if origin != "clip" and fidelity < LEAST_PSNR:
+        if origin != "clip" and fidelity < thresholds.least_psnr:
             warn(f"{name}: comes back at {fidelity:.1f} dB only; it may be no picture of this model's kind")
         if strengths:
             course = model.course(ws, wanted, how, reference=reference)
@@ -434,12 +434,10 @@ def _frames(
 
 def _warn_not_reached(name: str, wanted: Mapping[str, float], change: "Change") -> None:
     """Say so where no strength was found that CLIP agrees to."""
-    from clip2gan.editing.strength import AGREES
-
     for text, reached in change.reached.items():
         if wanted[text] and not reached:
             sign, state = ("", "there") if wanted[text] > 0 else ("-", "gone")
-            clearness = f"CLIP {change.clearness[text]:.2f}; {AGREES} would do"
+            clearness = f"CLIP {change.clearness[text]:.2f}; {change.agrees:g} would do"
             warn(
                 f"{name}: {text!r} is not clearly {state} ({clearness}); "
                 f'to go further, set a strength, as in --attr "{sign}{text}:3"'

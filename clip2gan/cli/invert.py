@@ -25,6 +25,7 @@ from clip2gan.cli._common import (
     readable,
     seed_option,
     steps_option,
+    with_steps,
 )
 
 
@@ -65,7 +66,7 @@ def command(
     source: str,
     batch: int,
     tune: bool,
-    steps: int,
+    steps: int | None,
     model: str,
     mapper: str | None,
     out: Path,
@@ -92,18 +93,18 @@ def command(
     inverter = load_model(model, device, mapper, precision, compiled)
     import torch
 
-    from clip2gan.editing.inversion import InversionConfig, picture_fingerprint, save_latents
+    from clip2gan.editing.inversion import picture_fingerprint, save_latents
     from stylegan2 import save_generator
 
     if source == "encoder" and inverter.encoder is None:
         remedy = f"`clip2gan train-encoder --model {model}` makes one"
         raise click.BadParameter(f"the model {model} has no encoder; {remedy}", param_hint="'--source'")
+    config = with_steps(inverter.domain.inversion, steps)
     torch.manual_seed(seed)
-    settings = {"source": source, "steps": steps if source == "invert" else None, "seed": seed}
+    settings = {"source": source, "steps": config.steps if source == "invert" else None, "seed": seed}
     report = Report("invert", {**inverter.provenance(), **settings}, as_json)
     if image.is_dir():
         name_left_out(image, paths)
-    config = InversionConfig(steps=steps)
     parts: list[torch.Tensor] = []
     fingerprints: list[str] = []
     figures: dict[str, Any] = {"images": [], "l1": [], "psnr": []}

@@ -39,19 +39,19 @@ def command(*, as_json: bool) -> None:
 
 
 def _facts(name: str, path: Path) -> dict[str, Any]:
-    from clip2gan.bundle import bundle_fingerprint, read_config
+    from clip2gan.bundle import read_config
 
     config = read_config(path)
-    size = sum((path / file).stat().st_size for file in config["files"] if (path / file).is_file())
+    size = sum((path / file).stat().st_size for file in config.files if (path / file).is_file())
     return {
         "name": name,
-        "description": config.get("description", ""),
+        "description": config.description,
         "path": str(path),
         "megabytes": round(size / 1e6, 1),
-        "fingerprint": bundle_fingerprint(config),
-        "mappers": list(config["mappers"]),
-        "clip": "its own" if config["clip"] == "clip" else config["clip"],
-        "alignment": config.get("alignment", "none"),
-        "licences": config.get("licences", {}),
-        "figures": config.get("figures", []),
+        "fingerprint": config.fingerprint(),
+        "mappers": list(config.mappers),
+        "clip": "its own" if config.clip == "clip" else config.clip,
+        "alignment": config.domain.alignment,
+        "licences": dict(config.licences),
+        "figures": list(config.figures),
     }

@@ -1,5 +1,6 @@
 """`clip2gan train-mapper`: the bridge from CLIP's embeddings to a generator's latents."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ from clip2gan.cli._common import (
     seed_option,
     sha256_option,
 )
-from clip2gan.generators import check_generator, locate_generator
+from clip2gan.generators import check_generator, is_bundle, locate_generator
 
 if TYPE_CHECKING:
+    from clip2gan.domain import Domain
     from clip2gan.training.presets import MapperTraining
 
 AVATARS = "avatars"
@@ -152,7 +154,7 @@ def command(
     from clip2gan.bundle import read_config
     from clip2gan.clip import ClipEncoder
     from clip2gan.data.pictures import list_skipped, open_pictures
-    from clip2gan.data.samples import plain_prompts, weights_fingerprint
+    from clip2gan.data.samples import weights_fingerprint
     from clip2gan.training.mapper import train_mapper, untrained_mapper
     from clip2gan.training.objective import Networks
     from clip2gan.training.presets import SAMPLED
@@ -163,7 +165,7 @@ def command(
     processes = Processes(resolve_device(device))
     where = processes.device
     with blame("--prompts"):
-        plain_prompts(config.prompts)
+        domain = _domain(generator_source, out.name, config.prompts)
     with blame("--generator"):
         generator_file = locate_generator(generator_source, sha256, progress=fetch_progress)
     generator = load_generator(generator_file, where)
@@ -202,9 +204,9 @@ def command(
         run = RunFolder.open(out, settings)
     if processes.is_first:
         list_skipped(pictures, out)
-    bundle = train_mapper(config, generator, clip, pictures, run, networks=networks)
+    bundle = train_mapper(config, generator, clip, pictures, run, domain=domain, networks=networks)
     if processes.is_first:
-        for figure in read_config(bundle)["figures"]:
+        for figure in read_config(bundle).figures:
             click.echo(f"{figure['what']}: {figure['value']}")
         click.echo(f"wrote {bundle}")
 
@@ -222,6 +224,18 @@ def _default_preset(generator_source: str, kind: str | None) -> str:
     if generator_source == AVATARS:
         return AVATARS if kind == "mlp" else f"{AVATARS}-{kind}"
     return {"flow": "clip-flow", "diffusion": "clip2latent"}.get(kind, "clip2gan")
+
+
+def _domain(generator_source: str, name: str, prompts: str | None) -> "Domain":
+    """That of the model whose generator it is, or a new one of this name; with the prompts of a file."""
+    from clip2gan.bundle import locate_bundle, read_config
+    from clip2gan.data.samples import plain_prompts
+    from clip2gan.domain import Domain, GapSettings
+
+    domain = Domain(name=name or "pictures")
+    if is_bundle(generator_source):
+        domain = replace(read_config(locate_bundle(generator_source)).domain, gap=GapSettings())
+    return domain if prompts is None else replace(domain, prompts=tuple(plain_prompts(prompts)))
 
 
 def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str, ...]) -> "MapperTraining":

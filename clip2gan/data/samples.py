@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
+from clip2gan.domain import Domain
 from stylegan2 import Generator
 from stylegan2.files import load_tensors, save_tensors
 from stylegan2.runs import step_generator
@@ -109,15 +110,17 @@ def to_floats(pictures: Tensor) -> Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def plain_prompts(path: str | Path | None = None) -> list[str]:
-    """The lines of a text file; without one, plain prompts about faces that come with the package.
+def plain_prompts(path: str | Path | None = None, domain: Domain | None = None) -> list[str]:
+    """The lines of a text file; without one the domain's plain prompts, or else some about no domain.
 
     Their mean embedding stands for "a text" when the modality gap is measured (see `clip2gan.gap`). They
-    describe no training picture. For a generator of something else than faces, write such a list: a few dozen
-    short phrases that together name all that may be asked for.
+    describe no training picture. For a domain without any, write such a list: a few dozen short phrases that
+    together name all that may be asked for.
 
     Raises FileNotFoundError, or ValueError when there is no text in the file.
     """
+    if path is None and domain is not None and domain.prompts:
+        return list(domain.prompts)
     source = resources.files("clip2gan.data") / "prompts.txt" if path is None else Path(path)
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such file of prompts")

@@ -6,7 +6,6 @@ The generator's noise stays as it is stored: nothing of a picture can hide in it
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clip2gan.defaults import INVERSION_STEPS
+from clip2gan.domain import InversionConfig, TuningConfig
 from stylegan2.files import load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -29,47 +28,6 @@ LARGEST_LATENT = 1e4  # latents are of the order of 1; the squares of larger one
 BETAS = (0.9, 0.99)  # of Adam
 PATIENCE = 10  # steps over which progress is looked at
 HALVINGS = 4  # of the step size, after which a picture has converged
-
-
-@dataclass(frozen=True, kw_only=True)
-class InversionConfig:
-    """How hard to look.
-
-    Attributes:
-        steps: of Adam at most; a picture that has converged stops before.
-        lr: its first step size, in units of w's standard deviation. It halves whenever `PATIENCE` steps have
-            gained less than `tolerance`; after `HALVINGS` times the picture has converged.
-        tolerance: part of the loss that `PATIENCE` steps must gain.
-        perceptual: weight of the distance of CLIP's image features.
-        pull: weight of the squared distance to the mapper's estimate, which keeps the latents editable.
-        pull_average: weight of the squared distance to w_avg, likewise.
-    """
-
-    steps: int = INVERSION_STEPS
-    lr: float = 0.1
-    tolerance: float = 0.02
-    perceptual: float = 0.5
-    pull: float = 0.01
-    pull_average: float = 0.001
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuningConfig:
-    """How a copy of the generator is tuned to one picture.
-
-    Attributes:
-        steps: of Adam.
-        lr: its step size.
-        perceptual: weight of the distance of CLIP's image features.
-        locality: weight of the pictures' change at other latents, towards which the pivot is led a little.
-        seed: where those latents come from.
-    """
-
-    steps: int = 60
-    lr: float = 1e-3
-    perceptual: float = 0.5
-    locality: float = 0.3
-    seed: int = 0
 
 
 def invert(

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clip2gan.domain import EditThresholds
 from clip2gan.editing.directions import Course, Memory
 
 FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5)
-AGREES = 0.9  # the clearness (see `Memory.clearness`) at which a text counts as shown
-IDENTITY = 0.9  # the least likeness in all that was not named
 
 Embed = Callable[[Tensor], Tensor]  # ws [N, num_ws, w_dim] -> embeddings [N, D] of their pictures
 
@@ -24,16 +23,13 @@ class Choice:
         strengths: attribute -> strength.
         agrees: attribute -> whether CLIP finds it in the picture.
         clearness: attribute -> how clearly the picture shows it in the end, see `Memory.clearness`.
+        shown: what the picture shows of all attributes together; more than is enough of one counts nothing.
     """
 
     strengths: Mapping[str, float]
     agrees: Mapping[str, bool]
     clearness: Mapping[str, float]
-
-    @property
-    def shown(self) -> float:
-        """What the picture shows of all attributes together; more than is enough of one counts nothing."""
-        return sum(min(value, AGREES) for value in self.clearness.values())
+    shown: float
 
 
 def identity(e: Tensor, before: Tensor, named: Tensor) -> Tensor:
@@ -52,17 +48,18 @@ def least_strengths(
     memory: Memory,
     embed: Embed,
     *,
-    bound: float = IDENTITY,
+    thresholds: EditThresholds | None = None,
     factors: Sequence[float] = FACTORS,
 ) -> Choice:
     """For each attribute in turn, the least strength at which CLIP agrees.
 
-    The strength is 0 or one of `factors` times the wanted one, the least at which the clearness is `AGREES`
-    or more; never one whose `identity` is under `bound`. Where none is enough it is the clearest that is
-    admissible, and where none is admissible, 0. Of several attributes the later ones blur the earlier ones,
-    so that there is a second round where CLIP does not agree to all of them in the end; the better of both
-    counts.
+    The strength is 0 or one of `factors` times the wanted one, the least at which the clearness is
+    `thresholds.agrees` or more; never one whose `identity` is under `thresholds.identity`. Where none is
+    enough it is the clearest that is admissible, and where none is admissible, 0. Of several attributes the
+    later ones blur the earlier ones, so that there is a second round where CLIP does not agree to all of them
+    in the end; the better of both counts.
     """
+    thresholds = thresholds or EditThresholds()
     names = list(course.texts)
     signs = [sign_of(wanted[name]) for name in names]
     strengths, clear = torch.zeros(len(names)), list[float]()
@@ -75,15 +72,16 @@ def least_strengths(
             e = embed(course(tried))
             found = [memory.clearness(e, *each).tolist() for each in zip(course.e_texts, signs, strict=True)]
             same = identity(e, course.e[0], course.named).tolist()
-            admissible = [i for i in range(len(tried)) if same[i] >= bound] or [0]
-            enough = [i for i in admissible if found[index][i] >= AGREES]
+            admissible = [i for i in range(len(tried)) if same[i] >= thresholds.identity] or [0]
+            enough = [i for i in admissible if found[index][i] >= thresholds.agrees]
             best = enough[0] if enough else max(admissible, key=found[index].__getitem__)
             strengths, clear = tried[best], [row[best] for row in found]
         choices.append(
             Choice(
                 dict(zip(names, strengths.tolist(), strict=True)),
-                {name: value >= AGREES for name, value in zip(names, clear, strict=True)},
+                {name: value >= thresholds.agrees for name, value in zip(names, clear, strict=True)},
                 dict(zip(names, clear, strict=True)),
+                sum(min(value, thresholds.agrees) for value in clear),
             )
         )
         if all(choices[-1].agrees.values()):

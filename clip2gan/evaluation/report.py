@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.defaults import NEUTRAL
 from clip2gan.evaluation.attributes import Claims, Verdicts, judged, kept, named, others_kept, variety
 from clip2gan.evaluation.inception import inception_distances
 from clip2gan.evaluation.judge import Judge
@@ -295,7 +294,7 @@ def _edits(model: Model, clip: ClipEncoder, judge: Judge | None, protocol: Proto
     With a judge, by the next one that it does not see in the picture already.
     """
     texts = {attribute.text: attribute for attribute in protocol.attributes}
-    neutral, *aims = clip.encode_texts([NEUTRAL, *texts])
+    neutral, *aims = clip.encode_texts([model.domain.neutral, *texts])
     directions = dict(zip(texts, F.normalize(torch.stack(aims) - neutral, dim=-1), strict=True))
     turns = cycle(texts.values())
     gains, similar, done, images = [], [], [], []

@@ -24,6 +24,7 @@ from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
 from clip2gan.data.samples import Samples, draw_samples, embed_pictures, plain_prompts
+from clip2gan.domain import Domain
 from clip2gan.gap import Gap, fit_gap, gap_figures
 from clip2gan.images import write_png
 from clip2gan.mappers import Mapper, load_mapper, new_mapper, save_mapper
@@ -47,6 +48,7 @@ def train_mapper(
     pictures: Sequence[Pictures],
     run: RunFolder,
     *,
+    domain: Domain | None = None,
     networks: Networks | None = None,
     checkpoint_seconds: float = 60,
 ) -> Path:
@@ -58,6 +60,7 @@ def train_mapper(
         clip: frozen likewise, on the generator's device.
         pictures: the opened sources of `config.data` other than "sampled", at the generator's resolution.
         run: its folder.
+        domain: of the generator's pictures, for the bundle; None: one of the run's name.
         networks: those of the loss; None: loaded here.
         checkpoint_seconds: at most this much work is lost by a kill.
 
@@ -73,7 +76,7 @@ def train_mapper(
     networks = networks or Networks.load(config, device)
     cache = run.path / "cache"
     samples = draw_samples(generator, clip, config.samples, config.seed, cache / SAMPLED, processes)
-    prompts = plain_prompts(config.prompts)
+    prompts = plain_prompts(config.prompts, domain)
     gap, gap_report = _fit_gap(
         config, clip, samples, pictures, prompts=prompts, cache=cache, processes=processes
     )
@@ -162,6 +165,7 @@ def train_mapper(
         averaged = load_mapper(run.path / "checkpoints" / BEST, device)
     info = BundleInfo(
         name=run.path.name,
+        domain=domain,
         description=f"Trained by clip2gan train-mapper for {total} steps.",
         licences={} if generator.licence is None else {"generator": generator.licence},
         figures=({"what": "modality gap", "value": gap_report, "command": "clip2gan train-mapper"},),

@@ -1,0 +1,79 @@
+"""Where models are: those that come with the package, folders, and the Hugging Face Hub."""
+
+import difflib
+from pathlib import Path
+
+from clip2gan.bundle.config import CONFIG, BundleConfig
+
+HF_HUB = "hf-hub:"
+BUNDLED = Path(__file__).parents[1] / "bundles"
+
+
+def bundled_models() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    return {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{CONFIG}"))}
+
+
+def locate_bundle(model: str) -> Path:
+    """The folder of a model: "avatars" (or another that comes with the package), PATH, hf-hub:ORG/NAME.
+
+    Raises ValueError for a name that is nothing of these, OSError when the Hub does not give it.
+    """
+    if model.startswith(HF_HUB):
+        return _download(model)
+    bundled = bundled_models()
+    if model in bundled:
+        return bundled[model]
+    path = Path(model)
+    if (path / CONFIG).is_file() and not (path / "bundle" / CONFIG).is_file():
+        return path
+    if (path / "bundle" / CONFIG).is_file():
+        raise ValueError(f"{model} is a training's folder; its model is {path / 'bundle'}")
+    if path.is_dir():
+        raise ValueError(f"{model}: no {CONFIG} in this folder, so it is not a clip2gan model")
+    if path.exists():
+        raise ValueError(f"{model} is a file; a clip2gan model is a folder with a {CONFIG}")
+    close = difflib.get_close_matches(model, bundled, n=1)
+    hint = (
+        f"did you mean {close[0]!r}?"
+        if close
+        else f"give {_choice([*bundled, 'a folder', 'hf-hub:ORG/NAME'])}"
+    )
+    raise ValueError(f"unknown model {model!r}; {hint}")
+
+
+def choose_mapper(config: BundleConfig, mapper: str | None, source: str) -> str | None:
+    """`mapper` if the bundle has it, its first one for None; None for a bundle that needs none.
+
+    Raises ValueError naming those there are.
+    """
+    kinds = list(config.mappers)
+    if mapper is None:
+        return kinds[0] if kinds else None
+    if not kinds:
+        raise ValueError(f"{source} has no mapper {mapper!r}: its generator takes texts itself; leave it out")
+    if mapper not in kinds:
+        raise ValueError(f"{source} has no mapper {mapper!r}; choose {_choice(kinds)}")
+    return mapper
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = model.removeprefix(HF_HUB).partition("@")
+    try:
+        folder = snapshot_download(
+            repository, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.md"]
+        )
+    except Exception as error:  # the Hub's client raises many kinds, from many libraries
+        reason = " ".join(str(error).split())[:200]
+        raise OSError(
+            f"cannot fetch {model} ({reason}); check the name and the network, or give the folder of a model"
+        ) from error
+    if not (Path(folder) / CONFIG).is_file():
+        raise ValueError(f"{model}: no {CONFIG} in this repository, so it is not a clip2gan model")
+    return Path(folder)
+
+
+def _choice(options: list[str]) -> str:
+    return " or ".join([", ".join(options[:-1]), options[-1]] if len(options) > 1 else options)
