@@ -13,6 +13,7 @@ draws what an uninterrupted run would have drawn.
 import json
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from torch.optim import Optimizer
 from stylegan2.files import atomic_path, is_finite, load_tensors, save_tensors
 
 CHECKPOINTS_KEPT = 2
+# Changes where a step computes something else than before, or a checkpoint holds something else.
+RUN_FORMAT = 2
 
 
 class RunFolder:
@@ -32,7 +35,6 @@ class RunFolder:
         self.path = path
         self.samples = path / "samples"
         self._log_file = path / "log.jsonl"
-        self._writer = _tensorboard_writer(path / "tensorboard")
         self._start = time.monotonic() - self._seconds_logged()
 
     @classmethod
@@ -42,7 +44,7 @@ class RunFolder:
         Raises ValueError when `path` is a file, holds something else, or was begun with other settings.
         """
         path = Path(path)
-        claim_folder(path, config, "a training's folder")
+        claim_folder(path, {"run_format": RUN_FORMAT, **config}, "a training's folder")
         for folder in ("checkpoints", "samples"):
             (path / folder).mkdir(exist_ok=True)
         return cls(path)
@@ -63,17 +65,22 @@ class RunFolder:
         for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
             old.unlink()
 
-    def latest(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """The newest readable checkpoint as (step, tensors, extra), or None; later log lines are dropped."""
+    def latest(self, drop_later: bool = True) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """The newest readable checkpoint as (step, tensors, extra), or None; later log lines are dropped.
+
+        Of several processes only one may drop them.
+        """
         for path in reversed(self._checkpoints()):
             try:
                 tensors, extra = load_tensors(path)
             except ValueError:
                 continue  # damaged by something else than us: the one before still serves
             step = int(extra.pop("step"))
-            self._truncate_log(step)
+            if drop_later:
+                self._truncate_log(step)
             return step, tensors, extra
-        self._truncate_log(-1)
+        if drop_later:
+            self._truncate_log(-1)
         return None
 
     def log(self, step: int, **figures: float) -> None:
@@ -88,6 +95,10 @@ class RunFolder:
         if self._writer is not None:
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, step)
+
+    @cached_property
+    def _writer(self) -> Any | None:
+        return _tensorboard_writer(self.path / "tensorboard")
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"{step:08d}.safetensors"
@@ -188,6 +199,12 @@ def _read_settings(path: Path, what: str) -> dict[str, Any]:
 
 
 def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    found, wanted = (settings.get("run_format", 1) for settings in (old, new))
+    if "run_format" in new and found != wanted:
+        raise ValueError(
+            f"{path} was begun by another version of clip2gan (run format {found}, this one has {wanted}); "
+            "go on with that version, or choose another --out"
+        )
     different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if different:
         changes = ", ".join(f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in different)

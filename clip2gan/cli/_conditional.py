@@ -40,9 +40,9 @@ def train(
     from clip2gan.clip import ClipEncoder
     from clip2gan.data.captioned import open_captioned, picture_sides
     from clip2gan.data.pictures import MEMORY_LIMIT
-    from clip2gan.training.processes import Processes
     from clip2gan.training.start import MAPPING_WIDTH, from_file, from_scratch
     from stylegan2.files import fingerprint
+    from stylegan2.processes import Processes
     from stylegan2.runs import RunFolder
 
     processes = Processes(resolve_device(device))

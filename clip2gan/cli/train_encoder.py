@@ -18,8 +18,9 @@ Example:
 
     clip2gan edit --model runs/encoder/bundle --source encoder --image face.png --attr smiling --out new.png
 
-The same command goes on where it was stopped. The folder holds config.json, log.jsonl, checkpoints/, samples/
-(pictures, and what comes back), and in the end encoder.safetensors and bundle/: the model, with the encoder.
+The same command goes on where it was stopped; under torchrun or accelerate launch, processes share a batch.
+The folder holds config.json, log.jsonl, checkpoints/, samples/ (pictures, and what comes back), and in the
+end encoder.safetensors and bundle/: the model, with the encoder.
 """
 
 
@@ -82,9 +83,11 @@ def command(
     from clip2gan.data.pictures import open_pictures
     from clip2gan.data.samples import weights_fingerprint
     from clip2gan.training.encoder import RESULT, SAMPLED, train_encoder, untrained_encoder
+    from stylegan2.processes import Processes
     from stylegan2.runs import RunFolder
 
-    where = resolve_device(device)
+    processes = Processes(resolve_device(device))
+    where = processes.device
     bundle = load_bundle(str(folder), where)
     resolution = bundle.generator.config.img_resolution
     pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
@@ -97,16 +100,21 @@ def command(
         "pictures": [source.summary() for source in pictures],
         **config.flat(),
     }
+    tell = click.echo if processes.is_first else lambda line: None
     for name, value in settings.items():
-        click.echo(f"{name}: {value}")
+        tell(f"{name}: {value}")
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    click.echo(f"an encoder of {parameters:,} parameters, trained on {where}")
+    tell(f"an encoder of {parameters:,} parameters, trained on {processes.count} x {where}")
+    with blame("--batch"):
+        processes.rows(config.shares(config.batch))  # can they be shared?
     if dry_run:
         return
-    run = RunFolder.open(out, settings)
+    with processes.first_before_others():
+        run = RunFolder.open(out, settings)
     train_encoder(config, bundle.generator, bundle.clip, pictures, run)
-    add_encoder(folder, out / RESULT, out / "bundle")
-    click.echo(f"wrote {out / 'bundle'}")
+    if processes.is_first:
+        add_encoder(folder, out / RESULT, out / "bundle")
+        click.echo(f"wrote {out / 'bundle'}")
 
 
 def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str, ...]) -> "EncoderTraining":

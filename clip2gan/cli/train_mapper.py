@@ -158,8 +158,8 @@ def command(
     from clip2gan.training.mapper import train_mapper, untrained_mapper
     from clip2gan.training.objective import Networks
     from clip2gan.training.presets import SAMPLED
-    from clip2gan.training.processes import Processes
     from stylegan2 import load_generator
+    from stylegan2.processes import Processes
     from stylegan2.runs import RunFolder
 
     processes = Processes(resolve_device(device))

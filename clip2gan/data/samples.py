@@ -27,7 +27,7 @@ BATCH_PIXELS = 2**18  # pixels of the pictures that are in memory at once
 
 
 class Sharing(Protocol):
-    """Processes that share the work; `clip2gan.training.processes.Processes` is one."""
+    """Processes that share the work; `stylegan2.processes.Processes` is one."""
 
     index: int
     count: int

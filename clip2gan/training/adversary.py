@@ -4,14 +4,13 @@ It sees the pictures that are to be reconstructed as real, and what the generato
 embeddings as fake, so that details come back which CLIP does not tell (CLIP2GAN, Wang et al. 2022).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clip2gan.training.processes import Processes
 from stylegan2 import Discriminator, Generator
+from stylegan2.training.engine import Terms
 from stylegan2.training.losses import discriminator_loss, generator_loss, r1_penalty
 
 KINDS = ("wgan-gp", "logistic")
@@ -45,10 +44,19 @@ class AdversaryConfig:
             raise ValueError("adversary.lr must be above 0 and adversary.penalty 0 or more")
 
 
+@dataclass
+class Compared:
+    """Pictures [N, 3, R, R], given and mapped, and a random number in [0, 1) for each of them [N]."""
+
+    real: Tensor
+    fake: Tensor
+    places: Tensor
+
+
 class Adversary:
     """A discriminator with its optimizer, both part of a checkpoint.
 
-    A step calls `fool` in the mapper's loss, then `learn` on the same pictures, then `step`.
+    A step calls `fool` in the mapper's loss, and then `losses` of the same pictures.
     """
 
     def __init__(self, config: AdversaryConfig, generator: Generator, seed: int, device: torch.device):
@@ -60,7 +68,7 @@ class Adversary:
             torch.manual_seed(seed)
             # Pictures are judged one by one: a batch may be shared by processes.
             self.discriminator = Discriminator(shape, minibatch_std=False)
-        self.discriminator.requires_grad_(False).to(device)
+        self.discriminator.to(device)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=config.lr, betas=(0.0, 0.99))
 
     def fool(self, fake: Tensor) -> Tensor:
@@ -68,51 +76,21 @@ class Adversary:
         logits = self.discriminator(fake)
         return -logits.mean() if self.config.kind == "wgan-gp" else generator_loss(logits)
 
-    def learn(self, step: int, real: Tensor, fake: Tensor, places: Tensor, share: float) -> dict[str, Tensor]:
-        """Add `share` of the discriminator's gradients on pictures [N, 3, R, R]; returns its terms.
-
-        `places` [N], random in [0, 1), are where between real and fake WGAN-GP looks at its gradient.
-        """
-        self.discriminator.requires_grad_(True)
-        fake = fake.detach()
+    def losses(self, step: int, pictures: Compared) -> Terms:
+        """The discriminator's terms. WGAN-GP looks at its gradient between real and fake, at `places`."""
+        real, fake = pictures.real, pictures.fake
         real_logits, fake_logits = self.discriminator(torch.cat([real, fake])).split(len(real))
         if self.config.kind == "wgan-gp":
-            terms = {"critic": fake_logits.mean() - real_logits.mean()}
+            terms = {"critic": (1.0, fake_logits.mean() - real_logits.mean())}
         else:
-            terms = {"discriminator": discriminator_loss(real_logits, fake_logits)}
-        loss = next(iter(terms.values()))
+            terms = {"discriminator": (1.0, discriminator_loss(real_logits, fake_logits))}
         if step % self.config.interval == 0:
-            terms["penalty"] = self._penalty(real, fake, places)
-            loss = loss + self.config.penalty * self.config.interval * terms["penalty"]
-        (share * loss).backward()
-        self.discriminator.requires_grad_(False)
-        return {name: value.detach() for name, value in terms.items()}
+            terms["penalty"] = self.config.penalty * self.config.interval, self._penalty(pictures)
+        return terms
 
-    def step(self, step: int, processes: Processes) -> None:
-        """Move the discriminator by the mean gradients of all processes, and forget them.
-
-        Raises ValueError where they are not finite.
-        """
-        parameters = self.discriminator.parameters()
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        average(processes, gradients)
-        if not nn.utils.get_total_norm(gradients).isfinite():
-            raise ValueError(
-                f"step {step}: the discriminator's gradient is not finite; "
-                "begin another run with a lower adversary.lr or adversary.penalty"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _penalty(self, real: Tensor, fake: Tensor, places: Tensor) -> Tensor:
+    def _penalty(self, pictures: Compared) -> Tensor:
         if self.config.kind == "logistic":
-            return r1_penalty(self.discriminator, real)
-        between = real.lerp(fake, places[:, None, None, None]).requires_grad_(True)
+            return r1_penalty(self.discriminator, pictures.real)
+        between = pictures.real.lerp(pictures.fake, pictures.places[:, None, None, None]).requires_grad_(True)
         (gradient,) = torch.autograd.grad(self.discriminator(between).sum(), between, create_graph=True)
         return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-
-
-def average(processes: Processes, gradients: Sequence[Tensor]) -> None:
-    """Replace gradients, in place, by their mean over all processes."""
-    for gradient, mean in zip(gradients, processes.average(gradients), strict=True):
-        gradient.copy_(mean)

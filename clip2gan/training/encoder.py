@@ -8,8 +8,6 @@ A stopped run goes on exactly: all randomness of a step comes from (seed, step).
 """
 
 import dataclasses
-import math
-import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -17,9 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
@@ -29,7 +25,10 @@ from clip2gan.images import contact_sheet, to_picture, write_png
 from clip2gan.losses import feature_distance, pixel_l1
 from clip2gan.settings import flatten
 from stylegan2 import Generator
-from stylegan2.runs import RunFolder, pack, step_generator, unpack
+from stylegan2.processes import Processes
+from stylegan2.runs import RunFolder, step_generator
+from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
+from stylegan2.training.schedule import rate_factor
 
 SAMPLED = "sampled"  # the data source that is the generator itself
 RAMP_STEPS = 100  # over which the learning rate rises
@@ -95,6 +94,13 @@ class EncoderTraining:
                 "latents are known of samples alone; mix them in (--data sampled) or compare pictures"
             )
 
+    def shares(self, count: int) -> list[int]:
+        """Of so many pictures, how many come from each source: the samples first, if there are any."""
+        known = self.data.count(SAMPLED)
+        bounds = [count * part // len(self.data) for part in range(len(self.data) + 1)]
+        given = [stop - start for start, stop in pairwise(bounds[known:])]
+        return [bounds[known], *given] if known else given
+
     def flat(self) -> dict[str, Any]:
         """All settings in one level, as a run folder keeps and compares them."""
         return flatten(dataclasses.asdict(self))
@@ -132,50 +138,87 @@ def train_encoder(
         The averaged encoder, frozen.
 
     Raises:
-        ValueError: a loss is not finite; no checkpoint has it.
+        ValueError: losses or gradients were not finite for many steps in a row, or a batch cannot be shared
+            evenly by the processes.
     """
-    encoder = untrained_encoder(config, generator).to(clip.device)
-    average = deepcopy(encoder).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(encoder.trunk.parameters(), lr=config.lr, betas=(0.9, 0.99))
-    first = 0
-    if (checkpoint := run.latest()) is not None:
-        first, tensors, _ = checkpoint
-        unpack(tensors, encoder=encoder, average=average, optimizer=optimizer)
+    training = _Training(config, generator, clip, pictures, run, Processes(clip.device))
+    Trainer(training.task(), run, training.processes, config.seed, checkpoint_seconds).train()
+    if training.processes.is_first:
+        save_encoder(training.average, run.path / RESULT)
+    return training.average
 
-    shown = _draw(config, generator, pictures, clip.device, step=-1, batch=PREVIEW_PICTURES)[0]
-    sums: dict[str, float] = {}
-    counted = 0
-    saved = time.monotonic()
-    steps = range(first, config.steps)
-    for step in tqdm(steps, "training", config.steps, initial=first, disable=None, leave=False):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        images, w = _draw(config, generator, pictures, clip.device, step, config.batch)
-        with torch.autocast(clip.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            terms = _losses(config.weights, encoder, generator, clip, images, w)
-        values = {name: value.item() for name, (_, value) in terms.items()}
-        if bad := [name for name, value in values.items() if not math.isfinite(value)]:
-            raise ValueError(f"step {step}: the loss {', '.join(bad)} is not finite; try a lower --lr")
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack([weight * value for weight, value in terms.values()]).sum().backward()
-        optimizer.step()
-        _move_average(average, encoder, min(config.ema, (1 + step) / (10 + step)))
 
-        done = step + 1
-        sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-        counted += 1
-        if done % 50 == 0 or done == config.steps:
-            means = {name: value / counted for name, value in sums.items()}
-            run.log(done, **means, lr=learning_rate(config, step))
-            sums, counted = {}, 0
-        if done % max(1, config.steps // PREVIEWS) == 0 or done == config.steps:
-            sheet = preview(average, generator, shown)
-            write_png(run.samples / f"{done:08d}.png", sheet, {"rows": "pictures, and what comes back"})
-        if time.monotonic() - saved > checkpoint_seconds or done == config.steps:
-            run.save(done, pack(encoder=encoder, average=average, optimizer=optimizer), {})
-            saved = time.monotonic()
-    save_encoder(average, run.path / RESULT)
-    return average
+class _Training:
+    """The steps of an encoder's training, with what they share."""
+
+    def __init__(
+        self,
+        config: EncoderTraining,
+        generator: Generator,
+        clip: ClipEncoder,
+        pictures: Sequence[Pictures],
+        run: RunFolder,
+        processes: Processes,
+    ):
+        self.config, self.generator, self.clip, self.pictures = config, generator, clip, pictures
+        self.run, self.processes = run, processes
+        self.rows = processes.rows(config.shares(config.batch))
+        self.encoder = untrained_encoder(config, generator).to(clip.device)
+        self.average = deepcopy(self.encoder).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.encoder.trunk.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        size = PREVIEW_PICTURES
+        random = step_generator(config.seed, -1)
+        self._shown = self._draw(random, config.shares(size), torch.arange(size))[0]
+
+    def task(self) -> Task:
+        config = self.config
+        averages = [(self.encoder, self.average)]
+        return Task(
+            parts={"encoder": self.encoder, "average": self.average, "optimizer": self.optimizer},
+            phases=[Phase(steps=config.steps, step=self._step, averages=averages, ema=config.ema)],
+            preview=self._preview,
+            preview_every=max(1, config.steps // PREVIEWS),
+        )
+
+    def _step(self, step: Step) -> Updates:
+        config = self.config
+        images, w = self._draw(step.random, config.shares(config.batch), self.rows)
+        yield Update(
+            optimizer=self.optimizer,
+            losses=lambda turn: _losses(config.weights, self.encoder, self.generator, self.clip, images, w),
+            rates=[config.lr * rate_factor(step.index, config.steps, ramp=RAMP_STEPS)],
+            precision=config.precision,
+        )
+
+    @torch.no_grad()
+    def _draw(self, random: torch.Generator, sizes: Sequence[int], rows: Tensor) -> tuple[Tensor, Tensor]:
+        """These rows of a batch that has so many pictures of each source, and the latents of the samples.
+
+        The samples come first. The random numbers are those of the whole batch.
+        """
+        device, given = self.clip.device, list(sizes)
+        images, start = [], 0
+        w = torch.empty(0, self.generator.config.w_dim, device=device)
+        if SAMPLED in self.config.data:
+            start = given.pop(0)
+            w = _draw_latents(self.generator, start, random)[rows[rows < start]].to(device)
+            images.append(self.generator.synthesis(_broadcast(w, self.generator), noise_mode="const"))
+        for source, size in zip(self.pictures, given, strict=True):
+            own = rows[(rows >= start) & (rows < start + size)] - start
+            chosen = torch.randint(len(source), (size,), generator=random)[own]
+            images.append(to_floats(source.batch(chosen)).to(device))
+            start += size
+        return torch.cat(images), w
+
+    @torch.no_grad()
+    def _preview(self, done: int) -> dict[str, float]:
+        """Write pictures in a row, and below them what the generator makes of their codes."""
+        ws = _broadcast(self.average(self._shown), self.generator)
+        again = self.generator.synthesis(ws, noise_mode="const")
+        images = [to_picture(image[None]) for image in torch.cat([self._shown, again])]
+        sheet = contact_sheet(images, len(self._shown))
+        write_png(self.run.samples / f"{done:08d}.png", sheet, {"rows": "pictures, and what comes back"})
+        return {}
 
 
 @torch.no_grad()
@@ -195,19 +238,6 @@ def untrained_encoder(config: EncoderTraining, generator: Generator) -> LatentEn
     return encoder
 
 
-@torch.no_grad()
-def preview(encoder: LatentEncoder, generator: Generator, images: Tensor) -> Image.Image:
-    """Pictures [N, 3, R, R] in a row, and below them what the generator makes of their codes."""
-    again = generator.synthesis(_broadcast(encoder(images), generator), noise_mode="const")
-    return contact_sheet([to_picture(image[None]) for image in torch.cat([images, again])], len(images))
-
-
-def learning_rate(config: EncoderTraining, step: int) -> float:
-    """A ramp, then half a cosine down to a tenth."""
-    decay = 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
-    return config.lr * decay * min(1.0, (step + 1) / RAMP_STEPS)
-
-
 def _losses(
     weights: EncoderWeights,
     encoder: LatentEncoder,
@@ -215,8 +245,8 @@ def _losses(
     clip: ClipEncoder,
     images: Tensor,
     w: Tensor,
-) -> dict[str, tuple[float, Tensor]]:
-    """The terms of a batch, name -> (weight, value); `w` [K, w_dim] are latents of the first K pictures."""
+) -> Terms:
+    """The terms of a batch; `w` [K, w_dim] are latents of the first K pictures."""
     found = encoder(images)
     terms: dict[str, tuple[float, Tensor]] = {}
     if weights.latent and len(w):
@@ -235,28 +265,6 @@ def _losses(
 
 
 @torch.no_grad()
-def _draw(
-    config: EncoderTraining,
-    generator: Generator,
-    pictures: Sequence[Pictures],
-    device: torch.device,
-    step: int,
-    batch: int,
-) -> tuple[Tensor, Tensor]:
-    """A step's pictures, in equal parts from all sources, and the latents of the first ones, the samples."""
-    random = step_generator(config.seed, step)
-    known = config.data.count(SAMPLED)
-    total = known + len(pictures)
-    bounds = [batch * part // total for part in range(total + 1)]
-    w = _draw_latents(generator, bounds[known], random).to(device)
-    images = [generator.synthesis(_broadcast(w, generator), noise_mode="const")] if len(w) else []
-    for source, (start, stop) in zip(pictures, pairwise(bounds[known:]), strict=True):
-        chosen = torch.randint(len(source), (stop - start,), generator=random)
-        images.append(to_floats(source.batch(chosen)).to(device))
-    return torch.cat(images), w
-
-
-@torch.no_grad()
 def _draw_latents(generator: Generator, count: int, random: torch.Generator) -> Tensor:
     """w [count, w_dim] of random z and labels."""
     z = torch.randn(count, generator.config.z_dim, generator=random)
@@ -266,9 +274,3 @@ def _draw_latents(generator: Generator, count: int, random: torch.Generator) -> 
 
 def _broadcast(w: Tensor, generator: Generator) -> Tensor:
     return w[:, None].expand(-1, generator.num_ws, -1)
-
-
-@torch.no_grad()
-def _move_average(average: LatentEncoder, encoder: LatentEncoder, keep: float) -> None:
-    for mean, value in zip(average.parameters(), encoder.parameters(), strict=True):
-        mean.lerp_(value, 1 - keep)

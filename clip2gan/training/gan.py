@@ -32,12 +32,12 @@ from clip2gan.data.samples import plain_prompts, to_floats
 from clip2gan.gap import Noise, TextSide
 from clip2gan.training.gan_presets import GanTraining
 from clip2gan.training.memory import largest_part
-from clip2gan.training.processes import Processes
 from clip2gan.training.start import Start
 from clip2gan.training.text_mapping import TextMapping, at_once, encode_all, new_flow
 from stylegan2 import Generator, GeneratorConfig, save_generator
 from stylegan2.discriminator import Discriminator, copy_trunk
 from stylegan2.layers import half_dtype
+from stylegan2.processes import Processes
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
 from stylegan2.training.augment import Augmentation
 from stylegan2.training.losses import generator_loss, r1_penalty

@@ -10,15 +10,13 @@ A stopped run goes on exactly: all randomness of a step comes from (seed, step).
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
@@ -28,13 +26,15 @@ from clip2gan.domain import Domain
 from clip2gan.gap import Gap, fit_gap, gap_figures
 from clip2gan.images import write_png
 from clip2gan.mappers import Mapper, load_mapper, new_mapper, save_mapper
-from clip2gan.training.adversary import Adversary, average
+from clip2gan.training.adversary import Adversary, Compared
 from clip2gan.training.objective import Networks, Objective
 from clip2gan.training.presets import SAMPLED, MapperTraining
-from clip2gan.training.processes import Processes
 from clip2gan.training.validation import SCORE, Validation, held_out
 from stylegan2 import Generator
-from stylegan2.runs import RunFolder, pack, step_generator, unpack
+from stylegan2.processes import Processes
+from stylegan2.runs import RunFolder, step_generator
+from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
+from stylegan2.training.schedule import rate_factor
 
 RAMP_STEPS = 100  # over which each phase's learning rate rises
 PREVIEWS = 10  # over a run
@@ -68,49 +68,29 @@ def train_mapper(
         The bundle's folder.
 
     Raises:
-        ValueError: a loss, a gradient or a weight is not finite; no checkpoint has it.
+        ValueError: losses or gradients were not finite for many steps in a row; no checkpoint has them.
         OSError: a network that a loss needs is not at hand.
     """
-    device = clip.device
-    processes = Processes(device)
-    networks = networks or Networks.load(config, device)
+    processes = Processes(clip.device)
+    networks = networks or Networks.load(config, clip.device)
     cache = run.path / "cache"
     samples = draw_samples(generator, clip, config.samples, config.seed, cache / SAMPLED, processes)
     prompts = plain_prompts(config.prompts, domain)
     gap, gap_report = _fit_gap(
         config, clip, samples, pictures, prompts=prompts, cache=cache, processes=processes
     )
-    validation = Validation.draw(config, generator, clip, pictures, gap, prompts)
-
     mapper = untrained_mapper(config, generator, clip)
     mapper.fit_statistics(gap.from_image(samples.embeddings), samples.w)
-    mapper = mapper.to(device)
-    averaged = deepcopy(mapper).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(mapper.parameters(), lr=config.lr, betas=(0.9, 0.99))
-    # Small gradients would vanish in 16 bits of this kind.
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    parts: dict[str, nn.Module | Optimizer] = {"mapper": mapper, "average": averaged, "optimizer": optimizer}
+    mapper = mapper.to(clip.device)
     adversary = None
     if config.weights.adversarial and config.steps:
-        adversary = Adversary(config.adversary, generator, config.seed, device)
-        parts |= {"discriminator": adversary.discriminator, "discriminator_optimizer": adversary.optimizer}
-
-    first, best = 0, -math.inf
-    checkpoint = run.latest()
-    if checkpoint is not None:
-        first, tensors, extra = checkpoint
-        unpack(tensors, **parts)
-        best = extra.get("best", best)
-        scaler.load_state_dict(extra.get("scaler", {}))
-
-    total = config.warmup_steps + config.steps
-    drawn = [len(source) - held_out(config, source) for source in pictures]
+        adversary = Adversary(config.adversary, generator, config.seed, clip.device)
     objective = Objective(
         config=config,
         generator=generator,
         clip=clip,
         pictures=pictures,
-        drawn=drawn,
+        drawn=[len(source) - held_out(config, source) for source in pictures],
         samples=samples,
         gap=gap,
         mapper=mapper,
@@ -118,60 +98,131 @@ def train_mapper(
         networks=networks,
         processes=processes,
     )
-    figures = _Means()
-    validated: dict[str, float] = {}
-    warned = False
-    saved = time.monotonic()
-    for step in tqdm(range(first, total), "training", total, initial=first, disable=None, leave=False):
-        if step == config.warmup_steps:
-            optimizer.state.clear()  # the second moments of another loss
-            figures.clear()
-        rate = learning_rate(config, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        values = _gradients(step, config, objective, optimizer, scaler)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        if adversary is not None and step >= config.warmup_steps:
-            adversary.step(step, processes)
-        _move_average(averaged, mapper, min(config.ema, (1 + step) / (10 + step)))
-
-        done = step + 1
-        if not processes.is_first:
-            continue
-        figures.add(values)
-        if done % max(1, total // PREVIEWS) == 0 or done == total:
-            sheet, validated = validation.preview(averaged)
-            write_png(run.samples / f"{done:08d}.png", sheet, {"prompts": validation.prompts})
-            validated |= validation.reconstruction(averaged)
-            if not warned and done >= total // 2:
-                warned = validation.warn_if_deaf(validated["text_top1"])
-            if validated.get(SCORE, -math.inf) > best:
-                best = validated[SCORE]
-                save_mapper(averaged, run.path / "checkpoints" / BEST)
-            run.log(done, **figures.pop(), **validated, lr=rate)
-        elif done % (50 if step >= config.warmup_steps else 500) == 0:
-            run.log(done, **figures.pop(), lr=rate)
-        if time.monotonic() - saved > checkpoint_seconds or done == total:
-            extra = {"best": best} if math.isfinite(best) else {}
-            run.save(done, pack(**parts), extra | {"scaler": scaler.state_dict()})
-            saved = time.monotonic()
+    validation = Validation.draw(config, generator, clip, pictures, gap, prompts)
+    training = _Training(config, objective, validation, run)
+    Trainer(training.task(), run, processes, config.seed, checkpoint_seconds).train()
 
     bundle = run.path / "bundle"
-    if not processes.is_first:
-        return bundle
-    if math.isfinite(best):
-        averaged = load_mapper(run.path / "checkpoints" / BEST, device)
-    info = BundleInfo(
-        name=run.path.name,
-        domain=domain,
-        description=f"Trained by clip2gan train-mapper for {total} steps.",
-        licences={} if generator.licence is None else {"generator": generator.licence},
-        figures=({"what": "modality gap", "value": gap_report, "command": "clip2gan train-mapper"},),
-    )
-    write_bundle(bundle, generator, clip, {config.mapper: averaged}, gap, info=info)
+    if processes.is_first:
+        info = BundleInfo(
+            name=run.path.name,
+            domain=domain,
+            description=f"Trained by clip2gan train-mapper for {config.warmup_steps + config.steps} steps.",
+            licences={} if generator.licence is None else {"generator": generator.licence},
+            figures=({"what": "modality gap", "value": gap_report, "command": "clip2gan train-mapper"},),
+        )
+        write_bundle(bundle, generator, clip, {config.mapper: training.best()}, gap, info=info)
     return bundle
+
+
+class _Training:
+    """The two phases of a mapper's training, its previews, and the best mapper."""
+
+    def __init__(self, config: MapperTraining, objective: Objective, validation: Validation, run: RunFolder):
+        self.config, self.objective, self.validation, self.run = config, objective, validation, run
+        self.mapper, self.adversary = objective.mapper, objective.adversary
+        self.average = deepcopy(self.mapper).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.mapper.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        self.state: dict[str, float] = {}
+        self._warned = False
+
+    def task(self) -> Task:
+        config = self.config
+        parts: dict[str, nn.Module | Optimizer] = {
+            "mapper": self.mapper,
+            "average": self.average,
+            "optimizer": self.optimizer,
+        }
+        if self.adversary is not None:
+            parts["discriminator"] = self.adversary.discriminator
+            parts["discriminator_optimizer"] = self.adversary.optimizer
+        averages = [(self.mapper, self.average)]
+        warmup = Phase(
+            steps=config.warmup_steps,
+            step=self._warm_up,
+            averages=averages,
+            ema=config.ema,
+            log_every=500,
+        )
+        reconstruction = Phase(
+            steps=config.steps,
+            step=self._reconstruct,
+            averages=averages,
+            ema=config.ema,
+            begin=self._forget_moments,
+        )
+        return Task(
+            parts=parts,
+            phases=[warmup, reconstruction],
+            preview=self._preview,
+            preview_every=max(1, (config.warmup_steps + config.steps) // PREVIEWS),
+            state=self.state,
+        )
+
+    def best(self) -> Mapper:
+        """The averaged mapper that did best on what is held out; the last one, where nothing is."""
+        if SCORE not in self.state:
+            return self.average
+        return load_mapper(self.run.path / "checkpoints" / BEST, self.objective.clip.device)
+
+    def _rate(self, top: float, step: int, steps: int) -> float:
+        return top * rate_factor(step, steps, ramp=RAMP_STEPS, shape=self.config.schedule)
+
+    def _forget_moments(self) -> None:
+        self.optimizer.state.clear()  # they are of another loss
+
+    def _warm_up(self, step: Step) -> Updates:
+        config = self.config
+        yield Update(
+            optimizer=self.optimizer,
+            losses=lambda turn: self.objective.warmup(step.number, turn),
+            rates=[self._rate(config.warmup_lr, step.index, config.warmup_steps)],
+            turns=config.accumulate,
+            precision=config.precision,
+            remedy="warmup_lr",
+        )
+
+    def _reconstruct(self, step: Step) -> Updates:
+        config, adversary = self.config, self.adversary
+        compared: list[Compared] = []
+
+        def losses(turn: int) -> Terms:
+            terms, pictures = self.objective.reconstruction(step.number, turn)
+            if adversary is not None:
+                compared.append(pictures)
+            return terms
+
+        if adversary is not None:
+            adversary.discriminator.requires_grad_(False)
+        yield Update(
+            optimizer=self.optimizer,
+            losses=losses,
+            rates=[self._rate(config.lr, step.index, config.steps)],
+            turns=config.accumulate,
+            precision=config.precision,
+        )
+        if adversary is not None:
+            adversary.discriminator.requires_grad_(True)
+            yield Update(
+                optimizer=adversary.optimizer,
+                losses=lambda turn: adversary.losses(step.number, compared[turn]),
+                rates=[config.adversary.lr],
+                turns=config.accumulate,
+                remedy="adversary.lr or adversary.penalty",
+            )
+
+    def _preview(self, done: int) -> dict[str, float]:
+        """Write a sheet, measure, and keep the mapper if it is the best so far."""
+        validation = self.validation
+        sheet, figures = validation.preview(self.average)
+        write_png(self.run.samples / f"{done:08d}.png", sheet, {"prompts": validation.prompts})
+        figures |= validation.reconstruction(self.average)
+        if not self._warned and 2 * done >= self.config.warmup_steps + self.config.steps:
+            self._warned = validation.warn_if_deaf(figures["text_top1"])
+        if figures.get(SCORE, -math.inf) > self.state.get(SCORE, -math.inf):
+            self.state[SCORE] = figures[SCORE]
+            save_mapper(self.average, self.run.path / "checkpoints" / BEST)
+        return figures
 
 
 def untrained_mapper(config: MapperTraining, generator: Generator, clip: ClipEncoder) -> Mapper:
@@ -185,73 +236,6 @@ def untrained_mapper(config: MapperTraining, generator: Generator, clip: ClipEnc
     mapper = new_mapper(config.mapper, {**config.mapper_settings, **sizes})
     mapper.init_weights(step_generator(config.seed, -(2**40)))
     return mapper
-
-
-def learning_rate(config: MapperTraining, step: int) -> float:
-    """A ramp, then what the schedule says: from warmup_lr in the warm-up, from lr after it."""
-    warm = step < config.warmup_steps
-    start, length = (0, config.warmup_steps) if warm else (config.warmup_steps, config.steps)
-    top = config.warmup_lr if warm else config.lr
-    decay = 1.0
-    if config.schedule == "cosine":
-        decay = 0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * (step - start) / length))
-    return top * decay * min(1.0, (step - start + 1) / RAMP_STEPS)
-
-
-def _gradients(
-    step: int,
-    config: MapperTraining,
-    objective: Objective,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> dict[str, float]:
-    """Leave the whole batch's gradients in the mapper and the adversary; returns the terms' values.
-
-    Raises ValueError where a term or the mapper's gradient is not finite.
-    """
-    processes, adversary = objective.processes, objective.adversary
-    remedy = f"begin another run with a lower {'warmup_lr' if step < config.warmup_steps else 'lr'}"
-    sums: dict[str, Tensor] = {}
-    for turn in range(config.accumulate):
-        terms = objective(step, turn)
-        scaler.scale(terms.total() / config.accumulate).backward()
-        values = terms.values()
-        if adversary is not None and (pair := terms.compared) is not None:
-            values |= adversary.learn(step, pair.real, pair.fake, pair.places, 1 / config.accumulate)
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0) + value / config.accumulate
-    means = dict(zip(sums, processes.average(list(sums.values())), strict=True))
-    if bad := [name for name, value in means.items() if not value.isfinite()]:
-        raise ValueError(f"step {step}: the loss {', '.join(bad)} is not finite; {remedy}")
-    parameters = objective.mapper.parameters()
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    average(processes, gradients)
-    scaler.unscale_(optimizer)
-    # With a scale, one that is too large shows so; the step is left out then, and the next scale is smaller.
-    if not nn.utils.get_total_norm(gradients).isfinite() and scaler.get_scale() <= 1:
-        raise ValueError(f"step {step}: the gradient of {' + '.join(means)} is not finite; {remedy}")
-    return {name: value.item() for name, value in means.items()}
-
-
-class _Means:
-    """Means of figures since they were last taken."""
-
-    def __init__(self):
-        self._values: list[dict[str, float]] = []
-
-    def add(self, figures: dict[str, float]) -> None:
-        self._values.append(figures)
-
-    def clear(self) -> None:
-        self._values.clear()
-
-    def pop(self) -> dict[str, float]:
-        means = {}
-        for name in {name: None for row in self._values for name in row}:
-            found = [row[name] for row in self._values if name in row]  # some are not of every step
-            means[name] = sum(found) / len(found)
-        self.clear()
-        return means
 
 
 def _fit_gap(
@@ -281,9 +265,3 @@ def _fit_gap(
         f"{figures['gap_after']:.3f} with the remedy {config.gap}; the cosine to the nearest picture is "
         f"{figures['near_before']:.3f} and {figures['near_after']:.3f}"
     )
-
-
-@torch.no_grad()
-def _move_average(average: Mapper, mapper: Mapper, keep: float) -> None:
-    for mean, value in zip(average.parameters(), mapper.parameters(), strict=True):
-        mean.lerp_(value, 1 - keep)

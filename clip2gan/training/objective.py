@@ -13,11 +13,12 @@ from clip2gan.gap import Gap
 from clip2gan.losses import cosine_distance, diversity_ratio, feature_distance, pixel_l1, pixel_l2
 from clip2gan.mappers import Mapper
 from clip2gan.perceptual import Distance, identity_distance, lpips_distance
-from clip2gan.training.adversary import Adversary
+from clip2gan.training.adversary import Adversary, Compared
 from clip2gan.training.presets import SAMPLED, MapperTraining
-from clip2gan.training.processes import Processes
 from stylegan2 import Generator
+from stylegan2.processes import Processes
 from stylegan2.runs import step_generator
+from stylegan2.training.engine import Terms
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,6 @@ class Networks:
 
 
 @dataclass
-class Terms:
-    """The terms of a step: name -> (weight, value); and the pictures that were compared, if any were."""
-
-    weighted: dict[str, tuple[float, Tensor]]
-    compared: "Compared | None" = None
-
-    def total(self) -> Tensor:
-        return torch.stack([weight * value for weight, value in self.weighted.values()]).sum()
-
-    def values(self) -> dict[str, Tensor]:
-        return {name: value.detach() for name, (_, value) in self.weighted.items()}
-
-
-@dataclass
-class Compared:
-    """Pictures [N, 3, R, R], given and mapped, and a random number in [0, 1) for each of them [N]."""
-
-    real: Tensor
-    fake: Tensor
-    places: Tensor
-
-
-@dataclass
 class _Batch:
     """Pictures [N, 3, R, R], their CLIP features and embeddings [N, D]; latents w [K, w_dim] of the first K.
 
@@ -83,7 +61,9 @@ class _Batch:
 
 @dataclass
 class Objective:
-    """The loss of a step, for this process and turn.
+    """The loss of a step, for this process and one of the step's `config.accumulate` turns.
+
+    The random numbers are those of the whole batch, whatever its shares are.
 
     Attributes:
         drawn: of each of `pictures`, how many (the first ones) are trained on.
@@ -101,26 +81,18 @@ class Objective:
     networks: Networks
     processes: Processes
 
-    def __call__(self, step: int, turn: int) -> Terms:
-        """The terms of one of a step's `config.accumulate` turns.
-
-        The random numbers are those of the whole batch, whatever its shares are.
-        """
+    def warmup(self, step: int, turn: int) -> Terms:
+        """The terms of a step on cached pairs."""
         random = step_generator(self.config.seed, step)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
-        with torch.autocast(self.clip.device.type, dtype, enabled=dtype is not None):
-            if step < self.config.warmup_steps:
-                return self._warmup(random, turn)
-            return self._reconstruction(random, turn)
-
-    def _warmup(self, random: torch.Generator, turn: int) -> Terms:
         rows = torch.randint(len(self.samples.w), (self.config.warmup_batch,), generator=random)
         mine = self._rows([len(rows)], turn)
         e = self.gap.train(self.samples.embeddings[rows], random)[mine].to(self.clip.device)
         noise = self.mapper.loss_noise(len(rows), random)[mine]
-        return Terms({"latent": (1.0, self.mapper.loss(e, self.samples.w[rows[mine]].to(e), noise))})
+        return {"latent": (1.0, self.mapper.loss(e, self.samples.w[rows[mine]].to(e), noise))}
 
-    def _reconstruction(self, random: torch.Generator, turn: int) -> Terms:
+    def reconstruction(self, step: int, turn: int) -> tuple[Terms, Compared]:
+        """The terms of a step through the generator, and the pictures that were compared."""
+        random = step_generator(self.config.seed, step)
         weights = self.config.weights
         batch = self._draw(random, turn)
         e = self._noisy(batch, random)
@@ -165,7 +137,7 @@ class Objective:
         if self.adversary is not None:
             terms["adversarial"] = weights.adversarial, self.adversary.fool(images)
         places = torch.rand(self.config.batch, generator=random)[batch.rows].to(images)
-        return Terms(terms, Compared(batch.images, images, places))
+        return terms, Compared(batch.images, images.detach(), places)
 
     @property
     def _looks(self) -> bool:
