@@ -97,3 +97,13 @@ def test_step_generators_repeat_and_differ(seed, step):
     assert draw(seed, step) == draw(seed, step)
     assert draw(seed, step) != draw(seed, step + 1)
     assert draw(seed, step) != draw(seed + 1, step)
+
+
+def test_a_run_of_another_version_is_refused_in_one_line(tmp_path):
+    RunFolder.open(tmp_path / "run", {"lr": 0.1})
+    config = tmp_path / "run" / "config.json"
+    config.write_text(json.dumps({"lr": 0.1}))  # as the first versions wrote it
+    with pytest.raises(
+        ValueError, match=r"begun by another version of clip2gan \(run format 1, this one has 2"
+    ):
+        RunFolder.open(tmp_path / "run", {"lr": 0.1})
