@@ -225,7 +225,9 @@ def test_prepare_makes_a_zip_with_captions_and_embeddings(
     )
     assert code == 0, err
     assert out.strip() == f"wrote {target}: 3 pictures, 3 captions, 1 pictures without"
-    assert "skipped 1 pictures that cannot be read: Images/broken.png (not a picture)" in err
+    assert (
+        "skipped 1 pictures that cannot be read: Images/broken.png (not a picture: it looks like text)" in err
+    )
     records = json.loads(zipfile.ZipFile(target).read("dataset.json"))["pictures"]
     assert [record["name"] for record in records] == ["Images/a.png", "Images/b.jpg", "c.png"]
     assert not list(tmp_path.glob("*.part"))

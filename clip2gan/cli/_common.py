@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-OTHER_PICTURE_SUFFIXES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-
 
 class Finite(click.FloatRange):
     """A number in a range; NaN, which compares with nothing, is refused too."""
@@ -156,10 +154,16 @@ def is_file_name(out: Path, suffix: str = ".png") -> bool:
     """
     if out.is_dir():
         return False
-    if suffix == ".png" and out.suffix.lower() in OTHER_PICTURE_SUFFIXES:
+    if out.suffix.lower() != suffix == ".png" and _names_picture(out):
         message = f"{out}: pictures are written as PNG; name it {out.with_suffix('.png').name}"
         raise click.BadParameter(message, param_hint="'--out'")
     return out.suffix.lower() == suffix
+
+
+def _names_picture(out: Path) -> bool:
+    from clip2gan.images.formats import HEIC_SUFFIXES, picture_suffixes
+
+    return out.suffix.lower() in picture_suffixes() | HEIC_SUFFIXES
 
 
 def check_outputs(paths: Sequence[Path], force: bool) -> None:
@@ -204,7 +208,9 @@ def input_pictures(image: Path) -> list[Path]:
 
 
 def name_left_out(folder: Path, paths: Sequence[Path]) -> None:
-    """Name the files of a folder that are no pictures by their names."""
+    """Name the files of a folder that are no pictures."""
+    from clip2gan.images.formats import HEIC_REMEDY, HEIC_SUFFIXES, suffix_of
+
     others = sorted(
         path.name
         for path in folder.iterdir()
@@ -212,7 +218,9 @@ def name_left_out(folder: Path, paths: Sequence[Path]) -> None:
     )
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        warn(f"left out what is no picture: {', '.join(others[:5])}{more}")
+        heic = any(suffix_of(name) in HEIC_SUFFIXES for name in others)
+        remedy = f" (.heic: {HEIC_REMEDY})" if heic else ""
+        warn(f"left out what is no picture: {', '.join(others[:5])}{more}{remedy}")
 
 
 def readable(paths: Sequence[Path], report: "Report") -> "Iterator[tuple[Path, Image.Image]]":

@@ -1,7 +1,6 @@
 """Captioned pictures with their CLIP embeddings, as the conditional GAN is trained on them."""
 
 import contextlib
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -18,8 +16,9 @@ from torch import Tensor
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captions import DATASET, prepared_resolution, read_captions
 from clip2gan.data.files import Files, open_files
-from clip2gan.data.pictures import MEMORY_LIMIT, Mixed, Pictures, is_picture, open_pictures
+from clip2gan.data.pictures import MEMORY_LIMIT, Mixed, Pictures, open_pictures
 from clip2gan.data.samples import Sharing, embed_pictures, embed_texts
+from clip2gan.images import picture_size
 
 EMBEDDINGS = "embeddings.safetensors"  # in a zip of `clip2gan prepare`
 LOOKED_AT = 100  # pictures of a source, to learn their size
@@ -133,10 +132,10 @@ def picture_sides(sources: Sequence[str]) -> set[int]:
         if resolution is not None:
             sides.add(resolution)
             continue
-        names = [name for name in files.names if is_picture(name)]
+        names = files.pictures
         for name in names[:: max(1, len(names) // LOOKED_AT)]:
             with contextlib.suppress(Exception):  # decoders raise almost anything on a broken file
-                sides.add(min(Image.open(io.BytesIO(files.read(name))).size))
+                sides.add(min(picture_size(files.read(name))))
     return sides
 
 

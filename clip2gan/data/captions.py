@@ -23,7 +23,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from clip2gan.data.files import Files
-from clip2gan.data.pictures import is_picture
 
 DATASET = "dataset.json"
 TABLES = {".txt", ".csv", ".tsv", ".token"}
@@ -79,7 +78,7 @@ def read_captions(files: Files, any_script: bool = False) -> Captions:
     """
     captions = Captions()
     any_script = any_script or prepared_resolution(files) is not None
-    pictures = _Pictures([name for name in files.names if is_picture(name)])
+    pictures = _Pictures(files.pictures)
     for where, picture, text in _found(files, pictures, captions):
         name = pictures.find(picture, where)
         clean = " ".join(text.split())

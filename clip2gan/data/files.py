@@ -4,32 +4,170 @@ Nothing is unpacked, and any file can be read at any time: a training shuffles p
 middle, for which a stream would not do.
 """
 
+import glob
 import lzma
+import os
 import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from clip2gan.images.formats import HEAD, TEXT_SUFFIXES, is_hidden, is_picture, suffix_of
 
 FILE_LIMIT = 256 << 20  # bytes of one file; a zip's member may claim to be anything
+SHARD_COMPANIONS = frozenset({".parquet", ".json", ".txt", ".csv", ".tsv", ".idx", ".index"})
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-@dataclass(frozen=True)
-class Files:
-    """Named bytes. Several threads may `read`, which raises OSError or ValueError for a damaged file."""
+@dataclass
+class Files(ABC):
+    """Named bytes. Several threads and processes may read at once; pickled, it is opened anew on use.
+
+    Attributes:
+        source: where they lie, as it was given.
+        names: relative paths, sorted within a folder, without hidden ones.
+        hidden: how many files and folders were left out as hidden.
+    """
 
     source: str
     names: list[str]
-    read: Callable[[str], bytes]
+    hidden: int = 0
+
+    @abstractmethod
+    def read(self, name: str, limit: int = FILE_LIMIT) -> bytes:
+        """A file's bytes. Raises OSError or ValueError where it is damaged or larger than `limit`."""
+
+    @abstractmethod
+    def head(self, name: str, size: int = HEAD) -> bytes:
+        """Its first bytes; raises what `read` raises."""
+
+    @abstractmethod
+    def signature(self, name: str) -> str:
+        """Another one where the file's content is another: from its size and time or checksum, unread."""
+
+    @cached_property
+    def pictures(self) -> list[str]:
+        """The names of the pictures, sorted: by suffix, by their first bytes where that tells nothing."""
+        return sorted(
+            name for name in self.names if is_picture(name, lambda name=name: self._safe_head(name))
+        )
+
+    @cached_property
+    def left_out(self) -> list[str]:
+        """The names of the files that are neither pictures nor such as captions and labels lie in."""
+        pictures = set(self.pictures)
+        known = {*TEXT_SUFFIXES, ".safetensors"}
+        return [name for name in self.names if name not in pictures and suffix_of(name) not in known]
+
+    def _safe_head(self, name: str) -> bytes:
+        try:
+            return self.head(name)
+        except (OSError, ValueError):
+            return b""
+
+
+@dataclass
+class FolderFiles(Files):
+    """The files of a folder and its subfolders."""
+
+    folder: Path = field(default_factory=Path)
+
+    def read(self, name: str, limit: int = FILE_LIMIT) -> bytes:
+        path = self.folder / name
+        check_size(path.stat().st_size, limit)
+        return path.read_bytes()
+
+    def head(self, name: str, size: int = HEAD) -> bytes:
+        with (self.folder / name).open("rb") as file:
+            return file.read(size)
+
+    def signature(self, name: str) -> str:
+        found = (self.folder / name).stat()
+        return f"{found.st_size} {found.st_mtime_ns}"
+
+
+@dataclass
+class ZipFiles(Files):
+    """The members of a zip."""
+
+    path: Path = field(default_factory=Path)
+
+    def read(self, name: str, limit: int = FILE_LIMIT) -> bytes:
+        check_size(self._archive.getinfo(name).file_size, limit)
+        return self._read(name, -1)
+
+    def head(self, name: str, size: int = HEAD) -> bytes:
+        return self._read(name, size)
+
+    def signature(self, name: str) -> str:
+        found = self._archive.getinfo(name)
+        return f"{found.file_size} {found.CRC:08x}"
+
+    def _read(self, name: str, size: int) -> bytes:
+        try:
+            with self._archive.open(name) as file:
+                return file.read(size)
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+            raise ValueError(" ".join(str(error).split()) or "damaged") from error
+
+    @property
+    def _archive(self) -> zipfile.ZipFile:
+        """Of this process: a file's position is shared with the process that it was forked from."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), zipfile.ZipFile(self.path)
+        return self._opened[1]
+
+    def __post_init__(self) -> None:
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_opened": None}
+
+
+@dataclass
+class TarFiles(Files):
+    """The members of uncompressed tars."""
+
+    places: dict[str, tuple[Path, int, int]] = field(
+        default_factory=dict
+    )  # shard, where in it, how many bytes
+
+    def read(self, name: str, limit: int = FILE_LIMIT) -> bytes:
+        check_size(self.places[name][2], limit)
+        return self._read(name, self.places[name][2])
+
+    def head(self, name: str, size: int = HEAD) -> bytes:
+        return self._read(name, min(size, self.places[name][2]))
+
+    def signature(self, name: str) -> str:
+        shard, offset, size = self.places[name]
+        return f"{offset} {size} {self._times[shard]}"
+
+    @cached_property
+    def _times(self) -> dict[Path, int]:
+        return {shard: shard.stat().st_mtime_ns for shard in {place[0] for place in self.places.values()}}
+
+    def _read(self, name: str, size: int) -> bytes:
+        shard, offset, _ = self.places[name]
+        with shard.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise ValueError("cut off")
+        return data
 
 
 def open_files(source: str | Path) -> Files:
-    """The files of a folder (with its subfolders), a zip, a tar, or of shards as pics-{0000..0009}.tar.
+    """The files of a folder (with its subfolders), a zip, a tar, or shards as pics-{0000..0009}.tar or *.tar.
 
-    A folder of nothing but tars is read as these shards. Files of several shards are named SHARD/NAME.
+    A folder of tars without pictures beside them is read as shards, as img2dataset leaves it. Files of
+    several shards are named SHARD/NAME. Linked folders are followed, each one once; hidden files left out.
 
     Raises:
         FileNotFoundError: nothing is at `source`.
@@ -37,14 +175,17 @@ def open_files(source: str | Path) -> Files:
     """
     path = Path(source)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        if files and all(file.suffix == ".tar" for file in files):
-            return _open_shards(str(source), files)
-        return _open_folder(path, files)
+        return _open_folder(path)
+    if path.name.lower().endswith(COMPRESSED_TARS) and path.exists():
+        raise ValueError(
+            f"{source}: pictures are read from uncompressed tars only; unpack it to a .tar or folder"
+        )
     if path.is_file():
-        return _open_shards(str(source), [path]) if path.suffix == ".tar" else _open_zip(path)
+        return _open_shards(str(source), [path]) if suffix_of(path.name) == ".tar" else _open_zip(path)
     if _RANGE.search(str(source)):
         return _open_shards(str(source), [Path(name) for name in expand(str(source))])
+    if found := sorted(glob.glob(str(source))):
+        return _open_shards(str(source), [Path(name) for name in found])
     if path.exists():
         raise ValueError(f"{source}: neither a folder nor a zip nor a tar of pictures")
     raise FileNotFoundError(f"{source}: no such folder or zip or tar")
@@ -67,58 +208,83 @@ def expand(pattern: str) -> list[str]:
     ]
 
 
-def check_size(size: int) -> None:
+def check_size(size: int, limit: int = FILE_LIMIT) -> None:
     """Raise ValueError for a file that is too large to be what it should be."""
-    if size > FILE_LIMIT:
-        raise ValueError(f"larger than {FILE_LIMIT >> 20} MB")
+    if size > limit:
+        raise ValueError(f"larger than {limit >> 20} MB")
 
 
-def _open_folder(folder: Path, files: list[Path]) -> Files:
-    def read(name: str) -> bytes:
-        check_size((folder / name).stat().st_size)
-        return (folder / name).read_bytes()
+def _open_folder(folder: Path) -> Files:
+    found = sorted(_walk(folder))
+    names = [name for name in found if not is_hidden(name)]
+    files = FolderFiles(str(folder), names, len(found) - len(names), folder)
+    tars = [name for name in names if suffix_of(name) == ".tar"]
+    others = {suffix_of(name) for name in names} - {".tar"}
+    if tars and (others <= SHARD_COMPANIONS or not files.pictures):
+        return _open_shards(str(folder), [folder / name for name in tars])
+    return files
 
-    return Files(str(folder), [file.relative_to(folder).as_posix() for file in files], read)
+
+def _walk(folder: Path) -> Iterator[str]:
+    """The relative paths of all files, and of hidden folders, into which it does not go.
+
+    Links to folders are followed; each folder is walked once, by its own path where it has one here.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for top in waiting:
+            for place, folders, files in os.walk(top):
+                here = os.stat(place)
+                if (here.st_dev, here.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((here.st_dev, here.st_ino))
+                relative = Path(place).relative_to(folder)
+                yield from ((relative / name).as_posix() for name in folders if is_hidden(name))
+                folders[:] = [name for name in folders if not is_hidden(name)]
+                links += [Path(place, name) for name in folders if Path(place, name).is_symlink()]
+                yield from ((relative / name).as_posix() for name in files if Path(place, name).is_file())
+        waiting = sorted(links)
 
 
 def _open_zip(path: Path) -> Files:
     try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+        with zipfile.ZipFile(path) as archive:
+            found = list(dict.fromkeys(info.filename for info in archive.infolist() if not info.is_dir()))
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{path}: neither a folder nor a readable zip of pictures ({error})") from error
-
-    def read(name: str) -> bytes:
-        check_size(archive.getinfo(name).file_size)
-        try:
-            return archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
-            raise ValueError(" ".join(str(error).split()) or "damaged") from error
-
-    return Files(str(path), [info.filename for info in archive.infolist() if not info.is_dir()], read)
+    names = [name for name in found if not is_hidden(name)]
+    return ZipFiles(str(path), names, len(found) - len(names), path)
 
 
 def _open_shards(source: str, shards: list[Path]) -> Files:
-    places: dict[str, tuple[Path, int, int]] = {}  # name -> shard, where in it, how many bytes
-    for shard in shards:
+    places: dict[str, tuple[Path, int, int]] = {}
+    hidden = 0
+    for shard, prefix in zip(shards, _prefixes(shards), strict=True):
         if not shard.is_file():
             raise FileNotFoundError(f"{shard}: no such shard (of {source})")
-        prefix = f"{shard.stem}/" if len(shards) > 1 else ""
         try:
             with tarfile.open(shard, "r:") as archive:
                 for member in archive:
-                    if member.isfile():
+                    if not member.isfile() or member.issparse():
+                        continue
+                    if is_hidden(member.name):
+                        hidden += 1
+                    else:
                         places[prefix + member.name] = shard, member.offset_data, member.size
-        except (tarfile.TarError, OSError) as error:
+        except (tarfile.TarError, OSError, ValueError) as error:
             raise ValueError(f"{shard}: not a readable, uncompressed tar ({error}); make it again") from error
+    return TarFiles(source, list(places), hidden, places)
 
-    def read(name: str) -> bytes:
-        shard, offset, size = places[name]
-        check_size(size)
-        with shard.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        if len(data) < size:
-            raise ValueError("cut off")
-        return data
 
-    return Files(source, list(places), read)
+def _prefixes(shards: list[Path]) -> list[str]:
+    """What stands before the names of each shard's files: its own, with folders where that is not unique."""
+    if len(shards) == 1:
+        return [""]
+    stems = [shard.stem for shard in shards]
+    if len(set(stems)) == len(stems):
+        return [f"{stem}/" for stem in stems]
+    common = os.path.commonpath([shard.parent for shard in shards])
+    return [f"{PurePosixPath(os.path.relpath(shard, common)).with_suffix('')}/" for shard in shards]

@@ -27,8 +27,10 @@ from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import EMBEDDINGS
 from clip2gan.data.captions import DATASET, Captions, read_captions
 from clip2gan.data.files import Files, open_files
-from clip2gan.data.pictures import decode, fit_square, is_picture, open_pictures, why_unreadable
+from clip2gan.data.pictures import fit_square, open_pictures, what_else, why_unreadable
 from clip2gan.data.samples import embed_pictures, embed_texts
+from clip2gan.images import decode
+from clip2gan.images.formats import HEIC_REMEDY, HEIC_SUFFIXES, suffix_of
 from stylegan2.files import atomic_path
 
 Resize = Literal["crop", "pad", "squash"]
@@ -89,11 +91,15 @@ def prepare(
     """
     files = open_files(source)
     captions = read_captions(files, settings.any_script)
-    names = sorted(name for name in files.names if is_picture(name))
+    names = files.pictures
     if settings.only_captioned:
         names = [name for name in names if name in captions.of]
     if not names:
-        raise ValueError(f"{source}: no pictures in it" + (" with captions" * settings.only_captioned))
+        what = " with captions" if files.pictures else what_else(files)
+        raise ValueError(f"{source}: no pictures in it{what}")
+    for name in files.left_out:
+        heic = suffix_of(name) in HEIC_SUFFIXES
+        captions.skip(f"HEIC pictures ({HEIC_REMEDY})" if heic else "files that are no pictures", name)
     work = _work_folder(target, files, settings, names)
     chunks = [(str(source), settings, names[i : i + CHUNK], work) for i in range(0, len(names), CHUNK)]
     if processes > 1 and len(chunks) > 1:
