@@ -4,19 +4,17 @@ A model is named by a *spec*:
 
     avatars             the CLIP that comes with this package; it knows cartoon faces only
     ARCH:PRETRAINED     one of open_clip's pretrained models, such as ViT-B-16:laion2b_s34b_b88k
-    ARCH:FILE           one of open_clip's architectures with the weights of a file (OpenAI's own weights
-                        need the architectures that end in -quickgelu)
+    ARCH:FILE           one of open_clip's architectures with the weights of a file, such as OpenAI's own .pt;
+                        ARCH-quickgelu where they need QuickGELU and the file does not say so
     hf-hub:ORG/NAME     a model on the Hugging Face Hub in open_clip's format
-    local-dir:FOLDER    the same in a folder: open_clip_config.json and open_clip_model.safetensors
+    local-dir:FOLDER    the same in a folder: open_clip_config.json and open_clip_model.safetensors; or a
+                        CLIPModel of transformers: config.json and model.safetensors
 """
 
-import difflib
 import hashlib
 import json
-import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +23,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip2gan.clip_loading import CONFIG_NAME, HF_HUB, LOCAL_DIR, WEIGHTS_NAME, avatars_source, load_clip
 from stylegan2.files import atomic_path, check_finite, save_tensors
 
 if TYPE_CHECKING:
     from PIL import Image
 
-LOCAL_DIR = "local-dir:"
-HF_HUB = "hf-hub:"
-CONFIG_NAME = "open_clip_config.json"
-WEIGHTS_NAME = "open_clip_model.safetensors"
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".npz")
+__all__ = [
+    "CONFIG_NAME",
+    "HF_HUB",
+    "LOCAL_DIR",
+    "WEIGHTS_NAME",
+    "ClipEncoder",
+    "avatars_source",
+    "save_local_dir",
+]
+
+# What the tokenizer is known by: the tokens of a text that is short, and of one that is cut.
+PROBES = ("It's a Photo of_2 hats: naïve, 3x4!", "hat " * 200)
 
 
 class ClipEncoder:
@@ -43,6 +49,7 @@ class ClipEncoder:
     Attributes:
         model: open_clip's model, in eval mode, without gradients of its own.
         spec: the name it was loaded by.
+        config: the arguments that open_clip makes the model with, where they are known.
         embed_dim: D, the length of an embedding.
         image_size: height of the square pictures (in pixels) that the image tower takes.
         context_length: tokens that the text tower reads, start and end included.
@@ -56,6 +63,7 @@ class ClipEncoder:
         preprocess_config: Mapping[str, Any],
         spec: str,
         device: str | torch.device = "cpu",
+        config: Mapping[str, Any] | None = None,
     ):
         """Wrap a model in memory.
 
@@ -65,11 +73,13 @@ class ClipEncoder:
             preprocess_config: keys of open_clip's PreprocessCfg (size, mean, std, resize_mode, ...).
             spec: a name to show.
             device: where to compute.
+            config: the arguments that the model was made with, for a bundle to keep.
         """
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         self.model: Any = model.eval().requires_grad_(False).to(device)
         self.spec = spec
+        self.config = None if config is None else dict(config)
         self.preprocess_config = dict(preprocess_config)
         self._preprocess: Any = image_transform_v2(PreprocessCfg(**self.preprocess_config), is_train=False)
         self._tokenizer: Any = tokenizer
@@ -92,27 +102,9 @@ class ClipEncoder:
             FileNotFoundError: a named file or folder is missing.
             OSError: the weights have to be fetched and cannot be.
         """
-        import open_clip
-
-        source = avatars_source() if spec == "avatars" else spec
-        if source.startswith(LOCAL_DIR):
-            _check_local_dir(Path(source.removeprefix(LOCAL_DIR)))
-            name, pretrained = source, None
-        elif source.startswith(HF_HUB):
-            name, pretrained = source, None
-        else:
-            name, pretrained = _architecture_and_weights(source)
-        with _one_line_errors(spec, fetched=_is_fetched(name, pretrained)):
-            model: Any = open_clip.create_model(
-                name,
-                pretrained=pretrained,
-                force_quick_gelu=_trained_with_quick_gelu(name, pretrained),
-                require_pretrained=True,
-                weights_only=True,
-            )
-            tokenizer = open_clip.get_tokenizer(name)
-        check_finite(model.state_dict(), f"CLIP {spec}")
-        return cls(model, tokenizer, model.visual.preprocess_cfg, spec, device)
+        loaded = load_clip(spec)
+        check_finite(loaded.model.state_dict(), f"CLIP {spec}")
+        return cls(loaded.model, loaded.tokenizer, loaded.preprocess_config, spec, device, loaded.config)
 
     @property
     def device(self) -> torch.device:
@@ -190,16 +182,44 @@ class ClipEncoder:
         return output["image_intermediates"], F.normalize(output["image_features"].float(), dim=-1)
 
     def fingerprint(self) -> str:
-        """The sha256 (hex) of all weights and of the preprocessing: equal if and only if embeddings are."""
-        return self._fingerprint
+        """The sha256 (hex) of all that decides embeddings: equal if and only if they are.
+
+        These are the weights, the activations, attention heads and pooling of both towers, the tokenizer, and
+        what is done to pictures before.
+        """
+        facts = json.dumps(self._facts(), sort_keys=True)
+        return hashlib.sha256(f"{self._weights_fingerprint} {facts}".encode()).hexdigest()
+
+    def has_fingerprint(self, fingerprint: str | None) -> bool:
+        """Whether a stored fingerprint is this model's.
+
+        One from before activations and the rest were part of it, of weights and preprocessing alone, is
+        accepted too.
+        """
+        return fingerprint in (self._weights_fingerprint, self.fingerprint())
 
     @cached_property
-    def _fingerprint(self) -> str:
+    def _weights_fingerprint(self) -> str:
         digest = hashlib.sha256(json.dumps(self.preprocess_config, sort_keys=True).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+    def _facts(self) -> dict[str, Any]:
+        """What decides embeddings beside the weights, in terms that no version of open_clip changes."""
+        from open_clip.transform import PreprocessCfg
+
+        visual = set(self.model.visual.modules())
+        rest = [module for module in self.model.modules() if module not in visual]
+        return {
+            "preprocess": asdict(PreprocessCfg(**self.preprocess_config)),
+            "visual": _tower_facts(self.model.visual.modules()),
+            "text": _tower_facts(rest),
+            "is_causal": getattr(self.model, "attn_mask", None) is not None,
+            "context_length": self.context_length,
+            "tokens": self._tokenizer(list(PROBES), context_length=self.context_length).tolist(),
+        }
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """The size before cropping or padding, as open_clip's resize modes (and their rounding) have it."""
@@ -225,11 +245,6 @@ class ClipEncoder:
         top = round((pixels.shape[-2] - target_h) / 2)
         left = round((pixels.shape[-1] - target_w) / 2)
         return pixels[..., top : top + target_h, left : left + target_w]
-
-
-def avatars_source() -> str:
-    """The spec of the CLIP that comes with the package, by its folder."""
-    return f"{LOCAL_DIR}{Path(__file__).with_name('bundles') / 'avatars' / 'clip'}"
 
 
 def save_local_dir(
@@ -259,93 +274,19 @@ def save_local_dir(
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _architecture_and_weights(spec: str) -> tuple[str, str]:
-    """Split ARCH, ARCH:PRETRAINED or ARCH:FILE into names that open_clip knows or a file that is there."""
-    import open_clip
-    from open_clip.pretrained import is_pretrained_cfg, list_pretrained_tags_by_model
-
-    architecture, _, weights = spec.partition(":")
-    architecture = architecture.replace("/", "-")  # OpenAI's own way of writing ViT-B/32
-    known = {name.lower(): name for name in open_clip.list_models()}
-    if architecture not in known.values():
-        close = [known[name] for name in difflib.get_close_matches(architecture.lower(), known, cutoff=0.5)]
-        hint = f"did you mean {' or '.join(close)}?" if close else "open_clip.list_models() names them all"
-        raise ValueError(f"unknown CLIP {spec!r}: open_clip has no architecture {architecture!r}; {hint}")
-
-    tags = ", ".join(list_pretrained_tags_by_model(architecture)) or "none are published"
-    choices = f"give {architecture}:NAME ({tags}) or {architecture}:FILE"
-    if not weights:
-        raise ValueError(f"CLIP {spec!r} names no pretrained weights, and random ones are useless; {choices}")
-    if is_pretrained_cfg(architecture, weights):
-        return architecture, weights
-    file = Path(weights)
-    if file.is_file():
-        _check_weights(file)
-        return architecture, weights
-    if file.suffix in WEIGHT_SUFFIXES or os.sep in weights:
-        raise FileNotFoundError(f"{weights}: no such file of CLIP weights (in {spec!r})")
-    raise ValueError(f"unknown pretrained weights {weights!r} for CLIP {architecture}; {choices}")
-
-
-def _check_local_dir(folder: Path) -> None:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of a CLIP model")
-    if not (folder / CONFIG_NAME).is_file():
-        raise FileNotFoundError(f"{folder}: no {CONFIG_NAME} in it, so not a CLIP in open_clip's format")
-    weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
-    if not weights:
-        raise FileNotFoundError(f"{folder}: no weights in this CLIP folder; put {WEIGHTS_NAME} there")
-    for path in weights:
-        _check_weights(path)
-
-
-def _check_weights(path: Path) -> None:
-    """Raise ValueError unless `path` holds plain tensors.
-
-    open_clip retries some failed reads without asking for tensors only; what fails does so here, first.
-    """
-    from safetensors import safe_open
-
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt"):
-                pass
-        elif path.suffix not in (".npz", ".npy"):  # NumPy's are read without pickle
-            torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # damaged data can raise almost anything
-        raise ValueError(f"{path}: not a readable file of plain weights ({_one_line(error)})") from error
-
-
-def _is_fetched(name: str, pretrained: str | None) -> bool:
-    from open_clip.pretrained import is_pretrained_cfg
-
-    return name.startswith(HF_HUB) or (pretrained is not None and is_pretrained_cfg(name, pretrained))
-
-
-def _trained_with_quick_gelu(name: str, pretrained: str | None) -> bool:
-    """OpenAI's weights need their approximation of GELU even under the architecture's plain name."""
-    from open_clip.pretrained import get_pretrained_cfg
-
-    return pretrained is not None and bool(get_pretrained_cfg(name, pretrained).get("quick_gelu"))
-
-
-@contextmanager
-def _one_line_errors(spec: str, fetched: bool) -> Iterator[None]:
-    """Turn whatever open_clip raises while loading into one line that names the model and the remedy."""
-    # open_clip logs on the root logger, and the first such line would set up logging for the whole process.
-    handler = logging.NullHandler()
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    except Exception as error:  # open_clip, the Hub's client and the file formats raise many kinds
-        if fetched:
-            remedy = "check name and network, or give downloaded weights (ARCH:FILE, local-dir:FOLDER)"
-            raise OSError(f"cannot fetch CLIP {spec!r} ({_one_line(error)}); {remedy}") from error
-        raise ValueError(f"cannot load CLIP {spec!r}: {_one_line(error)}") from error
-    finally:
-        logging.getLogger().removeHandler(handler)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
+def _tower_facts(modules: Iterable[nn.Module]) -> dict[str, Any]:
+    """The activations of a tower, its numbers of attention heads, how it pools, and its norms' epsilons."""
+    facts: dict[str, set[str]] = {"activations": set(), "heads": set(), "pooling": set(), "eps": set()}
+    for module in modules:
+        kind = type(module)
+        is_leaf = next(module.children(), None) is None and next(module.parameters(), None) is None
+        if is_leaf and (kind.__module__ == "torch.nn.modules.activation" or kind.__name__ == "QuickGELU"):
+            facts["activations"].add(repr(module))
+        if isinstance(heads := getattr(module, "num_heads", None), int):
+            facts["heads"].add(str(heads))
+        for name in ("pool_type", "text_pool_type", "global_pool", "final_ln_after_pool"):
+            if isinstance(value := getattr(module, name, None), (str, bool)):
+                facts["pooling"].add(f"{name} {value}")
+        if isinstance(eps := getattr(module, "eps", None), float):
+            facts["eps"].add(str(eps))
+    return {name: sorted(values) for name, values in facts.items()}

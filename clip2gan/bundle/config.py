@@ -46,7 +46,7 @@ class BundleConfig:
         domain: what belongs to the domain, and constants that were measured on this model.
         generator: its file, or the package that carries it.
         clip: "clip", the folder of that name, or the open_clip name of the model.
-        clip_fingerprint: sha256 of its weights and preprocessing.
+        clip_fingerprint: sha256 of all that decides its embeddings (`ClipEncoder.fingerprint`).
         mappers: kind -> file; none where the generator itself takes CLIP's embeddings.
         gap: its file.
         encoder: its file, where there is one.

@@ -108,7 +108,7 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
     _check_fit(bundle, mapper_file)
     unused = {name for other, name in config.mappers.items() if other != kind}
     check_files(folder, {name: total for name, total in config.files.items() if name not in unused})
-    if config.clip_fingerprint not in (None, bundle.clip.fingerprint()):
+    if config.clip_fingerprint is not None and not bundle.clip.has_fingerprint(config.clip_fingerprint):
         raise ValueError(
             f"{folder / CONFIG}: CLIP {config.clip!r} is not the one this model was trained with"
         )
@@ -254,22 +254,15 @@ def _write_clip(clip: "ClipEncoder", folder: Path) -> str:
     from clip2gan.clip import CONFIG_NAME, WEIGHTS_NAME, avatars_source, save_local_dir
 
     source = avatars_source() if clip.spec == "avatars" else clip.spec
-    if source.startswith(LOCAL_DIR):
+    _, _, weights = source.partition(":")
+    files = [Path(source.removeprefix(LOCAL_DIR)) / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    if source.startswith(LOCAL_DIR) and all(file.is_file() for file in files):
         folder.mkdir()
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            shutil.copyfile(Path(source.removeprefix(LOCAL_DIR)) / name, folder / name)
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
         return CLIP
-    architecture, _, weights = source.partition(":")
-    if not source.startswith(HF_HUB) and Path(weights).is_file():
-        from open_clip import get_model_config
-
-        save_local_dir(
-            clip.model,
-            get_model_config(architecture) or {},
-            clip.preprocess_config,
-            folder,
-            dtype=torch.float32,
-        )
+    if source.startswith(LOCAL_DIR) or (not source.startswith(HF_HUB) and Path(weights).is_file()):
+        save_local_dir(clip.model, clip.config or {}, clip.preprocess_config, folder, dtype=torch.float32)
         return CLIP
     return source
 

@@ -146,7 +146,7 @@ def _stored_embeddings(
     if not {EMBEDDINGS, DATASET} <= set(files.names):
         return None
     try:
-        if json.loads(files.read(DATASET)).get("clip") != clip.fingerprint():
+        if not clip.has_fingerprint(json.loads(files.read(DATASET)).get("clip")):
             return None
         tensors = load(files.read(EMBEDDINGS))
         images, texts = tensors["images"].float(), tensors["texts"].float()

@@ -112,6 +112,16 @@ def _read_zip(data: memoryview, allowed: Collection[str]) -> tuple[Value, dict[s
     }
 
 
+def is_script(data: memoryview) -> bool:
+    """Whether a file is a TorchScript archive: torch.jit.save's zip, with its classes' sources in it.
+
+    Raises CheckpointError for a damaged zip.
+    """
+    if data[:4] != ZIP_START:
+        return False
+    return any(name.endswith("/constants.pkl") and name.count("/") == 1 for name in _zip_entries(data))
+
+
 def _zip_entries(data: memoryview) -> dict[str, memoryview]:
     """name -> bytes of a zip's entries, all of which must be stored as they are (as torch.save does).
 
@@ -146,6 +156,8 @@ def _walk_zip(data: memoryview) -> Iterator[tuple[str, memoryview]]:
         if signature != b"PK\x01\x02":
             raise CheckpointError("damaged zip archive; get it again")
         position = extra_start + extra_length + comment_length
+        if name.count("/") > 1 and name.split("/")[1] == "code":
+            continue  # the sources of a TorchScript archive, compressed, which nothing here reads
         wide = [value == 0xFFFFFFFF for value in (size, packed, header)]
         if any(wide):
             values = iter(_zip64_values(data[extra_start : extra_start + extra_length], sum(wide)))
