@@ -1,9 +1,12 @@
 """The one decoder: every mode and format, the same for training and editing, within limits."""
 
+import contextlib
 import io
+import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clip2gan.data.pictures import open_pictures
-from clip2gan.images import decode, read_picture, to_srgb
+from clip2gan.images import decode, png, read_metadata, read_picture, to_srgb, write_png
 
 SIDE = 16
 FORMATS = {
@@ -230,7 +233,6 @@ def test_pillows_warnings_come_back_afterwards() -> None:
 CHILD = """
 import resource, sys, time
 from clip2gan.images import read_picture
-from clip2gan.data.pictures import open_pictures
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 before, start = peak(), time.monotonic()
 try:
@@ -251,3 +253,156 @@ def in_a_child(path: Path) -> tuple[str, float, float]:
     message, figures = done.stdout.splitlines()
     megabytes, seconds = map(float, figures.split())
     return message, megabytes, seconds
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def claiming(width: int, height: int, kind: int = 2, rows: int | None = None) -> bytes:
+    """A PNG of zeros, as small as PNGs can be, with all or some of its rows."""
+    row = 1 + width * {0: 1, 2: 3, 6: 4}[kind]
+    packer = zlib.compressobj(9)
+    packed = (
+        b"".join(packer.compress(bytes(row * 64)) for _ in range(-(-(rows or height) // 64))) + packer.flush()
+    )
+    return b"".join(
+        (
+            png.SIGNATURE,
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)),
+            chunk(b"IDAT", packed),
+            chunk(b"IEND", b""),
+        )
+    )
+
+
+def with_chunks(data: bytes, *more: bytes, at: str = "start") -> bytes:
+    """A PNG with chunks after its header, or before its end."""
+    place = len(png.SIGNATURE) + 25 if at == "start" else len(data) - 12
+    return data[:place] + b"".join(more) + data[place:]
+
+
+SOUND = io.BytesIO()
+image_in("RGB").save(SOUND, "PNG")
+MUCH = zlib.compress(b'{"node": 1} ' * 200_000)
+METADATA = {
+    "text": chunk(b"tEXt", b"workflow\0" + b"x" * 3_000_000),
+    "packed text": chunk(b"zTXt", b"workflow\0\0" + MUCH),
+    "unicode": chunk(b"iTXt", b"workflow\0\1\0\0\0" + MUCH),
+    "profile": chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(3_000_000))),
+    "EXIF in XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + MUCH),
+    "raw EXIF": chunk(b"zTXt", b"Raw profile type exif\0\0" + MUCH),
+    "EXIF": chunk(b"eXIf", b"II*\0" + bytes(2_000_000)),
+    "unknown": chunk(b"prVt", bytes(3_000_000)),
+    "broken text": chunk(b"zTXt", b"workflow\0\0not zlib"),
+    "broken profile": chunk(b"iCCP", b"p\0\0not zlib"),
+    "nothing": chunk(b"tEXt", b""),
+    "many": b"".join(chunk(b"tEXt", b"key%d\0value" % number) for number in range(5000)),
+}
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+@pytest.mark.parametrize("what", METADATA)
+def test_no_metadata_makes_a_png_a_damaged_picture(what: str, at: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(with_chunks(SOUND.getvalue(), METADATA[what], at=at))
+    np.testing.assert_array_equal(read_picture(path), image_in("RGB"))
+    assert len(open_pictures(tmp_path, 16)) == 1
+    assert read_metadata(path) is None
+
+
+def test_metadata_is_found_whatever_stands_around_it(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", image_in("RGB"), {"text": "a smile"})
+    data = (tmp_path / "a.png").read_bytes()
+    for at in ("start", "end"):
+        data = with_chunks(data, *METADATA.values(), at=at)
+    (tmp_path / "b.png").write_bytes(data)
+    assert read_metadata(tmp_path / "b.png") == {"text": "a smile"}
+    packed = chunk(b"zTXt", b"clip2gan\0\0" + zlib.compress(b'{"seed": 3}'))
+    (tmp_path / "c.png").write_bytes(with_chunks(SOUND.getvalue(), packed))
+    assert read_metadata(tmp_path / "c.png") == {"seed": 3}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        chunk(b"zTXt", b"clip2gan\0\0" + zlib.compress(bytes(40_000_000))),
+        chunk(b"zTXt", b"clip2gan\0\0nonsense"),
+        chunk(b"tEXt", b"clip2gan\0{"),
+        chunk(b"iTXt", b"clip2gan\0\1"),
+        chunk(b"tEXt", b"clip2gan\0" + b"[" * 100_000),
+    ],
+)
+def test_damaged_metadata_is_one_line(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(with_chunks(SOUND.getvalue(), text))
+    with pytest.raises(ValueError, match=r"a\.png: its metadata cannot be read \(") as caught:
+        read_metadata(tmp_path / "a.png")
+    assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), image_in("RGB"))
+
+
+def test_a_picture_turned_by_xmp_or_raw_exif_is_turned() -> None:
+    data = io.BytesIO()
+    image_in("RGB").resize((24, 16)).save(data, "PNG")
+    xmp = chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>')
+    assert decode(with_chunks(data.getvalue(), xmp)).size == (16, 24)
+
+
+@settings(max_examples=100)
+@given(noise=st.binary(max_size=30), at=st.integers(0, 400), cut=st.none() | st.integers(0, 400))
+def test_broken_pngs_raise_nothing_but_our_errors(noise: bytes, at: int, cut: int | None) -> None:
+    small = {name: each for name, each in METADATA.items() if len(each) < 5000}
+    data = bytearray(with_chunks(SOUND.getvalue(), chunk(b"tEXt", b"clip2gan\0{}"), *small.values()))
+    data[at : at + len(noise)] = noise
+    for read in (decode, lambda data: png.read_text(io.BytesIO(data), "clip2gan")):
+        with contextlib.suppress(ValueError):
+            read(bytes(data[:cut]))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (claiming(8, 70_000), "8x70000 pixels: no side may be longer than 65535; crop it first"),
+        (claiming(70_000, 8), "70000x8 pixels: no side may be longer than 65535; crop it first"),
+        (with_chunks(SOUND.getvalue(), *[chunk(b"tEXt", b"")] * 1001), "a PNG of more than 1,000 pieces"),
+    ],
+)
+def test_what_would_take_too_much_is_refused(
+    data: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(png, "MAX_CHUNKS", 1000)
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        read_picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=message):
+        open_pictures(tmp_path, 16)
+
+
+def test_files_have_a_limit_in_training_and_editing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in (("images.decoder", "MAX_BYTES"), ("data.files", "FILE_LIMIT")):
+        monkeypatch.setattr(f"clip2gan.{module}.{name}", 1 << 20)
+    (tmp_path / "a.png").write_bytes(SOUND.getvalue() + bytes(1 << 20))
+    with pytest.raises(ValueError, match="larger than 1 MB; scale it down"):
+        read_picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="larger than 1 MB; scale it down"):
+        open_pictures(tmp_path, 16)
+
+
+@pytest.mark.parametrize("kind", [2, 6])
+@pytest.mark.parametrize("turn", [1, 6])
+def test_memory_is_bounded_by_the_pixels(kind: int, turn: int, tmp_path: Path) -> None:
+    """At most 8 bytes a pixel at the peak, transparency and rotation included."""
+    exif = chunk(b"eXIf", b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0" + bytes([turn]) + bytes(7))
+    (tmp_path / "a.png").write_bytes(with_chunks(claiming(3000, 4000, kind), exif))
+    message, megabytes, _ = in_a_child(tmp_path / "a.png")
+    assert message == f"read {(4000, 3000) if turn == 6 else (3000, 4000)}"
+    assert megabytes < 8 * 12 + 60  # a strip and Pillow's plugins besides
+
+
+def test_ten_million_rows_take_neither_time_nor_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(claiming(8, 10_000_000, rows=64))
+    message, megabytes, seconds = in_a_child(tmp_path / "a.png")
+    assert message.startswith("refused")
+    assert "8x10000000 pixels: no side may be longer than 65535" in message
+    assert megabytes < 60
+    assert seconds < 5
