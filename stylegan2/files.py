@@ -5,9 +5,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,6 +43,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold `path` as a lock, as the only process. It goes with its process, however that ends.
+
+    Args:
+        path: a file that nothing else uses; afterwards it is not there any more.
+        waits: called once where another process holds it.
+
+    Where the system has no such locks (Windows), nothing is held.
+    """
+    if fcntl is None:
+        yield
+        return
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waits()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Who held it has removed it, and the next one may have made another.
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import logging
 import os
 import re
 import urllib.error
@@ -13,8 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 from stylegan2.checkpoints.containers import HEAD, check_head
 from stylegan2.checkpoints.pickles import CheckpointError
-from stylegan2.files import fingerprint
+from stylegan2.files import file_lock, fingerprint
 
+log = logging.getLogger(__name__)
 CHUNK = 2**20
 MAX_BYTES = 8 * 2**30
 TIMEOUT = 30  # seconds without a byte
@@ -39,10 +41,11 @@ def fetch(
     folder: Path | None = None,
     progress: Progress = lambda chunks, total: chunks,
 ) -> Path:
-    """The file at an https address, from the cache if it is there.
+    """The file at an https address, from the cache if it is there and whole.
 
     A transfer that broke off is kept as NAME.part and goes on at the next call, if the server says that its
-    file is still the same one.
+    file is still the same one. Of several processes that ask for the same address one fetches it, and the
+    others wait. A file's sha256 is part of its name in the cache: one that has changed there is fetched again.
 
     Args:
         address: where it is.
@@ -57,22 +60,45 @@ def fetch(
     _check_scheme(address)
     expected = None if sha256 is None else check_sum(sha256)
     folder = cache_folder() if folder is None else folder
+    key = hashlib.sha256(address.encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", Path(unquote(urlsplit(address).path)).name)[-80:].lstrip(".")
-    path = folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name or 'checkpoint'}"
-    if path.is_file() and (expected is None or fingerprint(path) == expected):
-        return path
+    name = name or "checkpoint"
+    if (found := _cached(folder, key, expected)) is not None:
+        return found
     folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        _transfer(address, part, progress)
-        verify_sum(part, expected, address)
-        part.replace(path)
-    except CheckpointError:  # what is there is not worth going on with
-        part.unlink(missing_ok=True)
+    with file_lock(
+        folder / f"{key}.lock", lambda: log.warning("another process fetches %s; waiting", address)
+    ):
+        if (found := _cached(folder, key, expected)) is not None:
+            return found
+        part = folder / f"{key}-{name}.part"
+        try:
+            _transfer(address, part, progress)
+            total = fingerprint(part)
+            check_found(total, expected, address)
+        except CheckpointError:  # what is there is not worth going on with
+            part.unlink(missing_ok=True)
+            _validator_file(part).unlink(missing_ok=True)
+            raise
+        for old in _files_of(folder, key):
+            old.unlink()
+        path = part.replace(folder / f"{key}-{total}-{name}")
         _validator_file(part).unlink(missing_ok=True)
-        raise
-    _validator_file(part).unlink(missing_ok=True)
-    return path
+        return path
+
+
+def _files_of(folder: Path, key: str) -> list[Path]:
+    """The whole files that the cache has of an address; those of versions before have no sum in their name."""
+    return [path for path in folder.glob(f"{key}-*") if path.suffix not in (".part", ".validator")]
+
+
+def _cached(folder: Path, key: str, expected: str | None) -> Path | None:
+    """The file of an address in the cache, if it is still what was fetched, and what is expected."""
+    for path in _files_of(folder, key):
+        total = path.name[len(key) + 1 :][:64]
+        if expected in (None, total) and re.fullmatch(r"[0-9a-f]{64}", total) and fingerprint(path) == total:
+            return path
+    return None
 
 
 def check_sum(sha256: str) -> str:
@@ -84,8 +110,13 @@ def check_sum(sha256: str) -> str:
 
 def verify_sum(path: Path, expected: str | None, source: str) -> None:
     """Raise CheckpointError unless `path` has this sha256 (in lower case; None fits all)."""
-    found = None if expected is None else fingerprint(path)
-    if found != expected:
+    if expected is not None:
+        check_found(fingerprint(path), expected, source)
+
+
+def check_found(found: str, expected: str | None, source: str) -> None:
+    """Raise CheckpointError where a sha256 is not the one that was expected."""
+    if expected not in (None, found):
         raise CheckpointError(
             f"{source}: its sha256 is {found}, not {expected}; it is another file, or damaged"
         )
@@ -119,8 +150,9 @@ def _transfer(address: str, part: Path, progress: Progress) -> None:
                     if size > MAX_BYTES:
                         raise CheckpointError(f"{address}: does not end; no checkpoint is so large")
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to get, or the file shrank: the next call starts anew
-            validator_file.unlink(missing_ok=True)
+        if error.code == 416 and validator_file.is_file():  # nothing is left to get, or the file shrank
+            validator_file.unlink()
+            return _transfer(address, part, progress)
         raise OSError(
             f"{address}: the server answers {error.code} {error.reason}; check the address"
         ) from error
