@@ -133,6 +133,19 @@ def copy_trunk(source: ImageTrunk, target: ImageTrunk) -> None:
         getattr(target, f"b{resolution}").load_state_dict(getattr(source, f"b{resolution}").state_dict())
 
 
+def check_groups(batch: int, share: int) -> None:
+    """Raise ValueError where a process's share of a batch would not hold whole groups of `minibatch_std`.
+
+    A share has every k-th picture of the batch, so its groups are the batch's own if they are as large.
+    """
+    group = math.gcd(batch, MINIBATCH_STD_GROUP)
+    if math.gcd(share, MINIBATCH_STD_GROUP) != group:
+        raise ValueError(
+            f"a batch of {batch} in parts of {share}: the discriminator compares groups of {group} "
+            f"pictures, which cannot be parted; take a batch that is a multiple of {group * (batch // share)}"
+        )
+
+
 def _minibatch_std(x: Tensor) -> Tensor:
     """The standard deviation over groups of pictures, averaged to one number a group: [N, 1, H, W]."""
     n, _, height, width = x.shape

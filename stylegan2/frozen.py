@@ -401,7 +401,8 @@ def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def _noise(layer: Layer, noise_mode: "NoiseMode", count: int) -> Tensor | None:
-    if noise_mode == "random":
-        noise = torch.randn(count, 1, layer.resolution, layer.resolution)
+    if noise_mode == "random" or callable(noise_mode):
+        size = layer.resolution
+        noise = noise_mode(size) if callable(noise_mode) else torch.randn(count, 1, size, size)
         return (noise * (layer.noise_strength * GAIN)).to(layer.cast.dtype)
     return layer.noise if noise_mode == "const" else None

@@ -4,6 +4,7 @@ Parameters carry the names of NVIDIA's PyTorch checkpoints, so that converted we
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,7 +19,7 @@ from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
 from stylegan2.ops import bias_act, epilogue, setup_filter
 from stylegan2.ops.resample import blur_after_upsampling, upsample2d
 
-NoiseMode = Literal["const", "random", "none"]
+NoiseMode = Literal["const", "random", "none"] | Callable[[int], Tensor]
 Architecture = Literal["skip", "orig", "resnet"]
 # Bounds on configurations, which come in files from strangers: on sizes, and on numbers of layers.
 LARGEST = 2**16
@@ -174,6 +175,8 @@ class SynthesisLayer(nn.Module):
             noise = self.noise_const[None, None] * self.noise_strength
         elif noise_mode == "random":
             noise = torch.randn([x.shape[0], 1, *x.shape[2:]], device=x.device) * self.noise_strength
+        elif callable(noise_mode):
+            noise = noise_mode(x.shape[2]) * self.noise_strength
         clamp = None if self.conv_clamp is None else self.conv_clamp * gain
         return epilogue(x, demodulation, noise, self.bias, gain=gain * math.sqrt(2), clamp=clamp)
 
@@ -290,11 +293,12 @@ class SynthesisNetwork(nn.Module):
     def forward(self, ws: Tensor, noise_mode: NoiseMode = "const") -> Tensor:
         """ws [N, num_ws, w_dim] -> pictures [N, img_channels, R, R], float32, about [-1, 1].
 
-        noise_mode: "const" (the stored noise; repeatable), "random" (drawn anew) or "none".
+        noise_mode: "const" (the stored noise; repeatable), "random" (drawn anew), "none", or a function that
+        draws it: resolution R -> [N, 1, R, R].
         """
         if ws.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
-        if noise_mode not in ("const", "random", "none"):
+        if noise_mode not in ("const", "random", "none") and not callable(noise_mode):
             raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
         ws = ws.to(torch.float32)
         if frozen.can_run(self, ws):

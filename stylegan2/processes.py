@@ -93,15 +93,24 @@ class _Gather(torch.autograd.Function):
         return gradient[ctx.index :: ctx.count] * ctx.count, None, None
 
 
-def row_generators(
-    random: torch.Generator, size: int, rows: Tensor, device: torch.device
-) -> list[torch.Generator]:
-    """A generator on `device` for each of these rows of a batch of `size`, whichever process has the row.
+class RowNoise:
+    """Noise of a synthesis network, R -> [N, 1, R, R], for rows that have a seed each (`draw_seeds`).
 
-    `random`, a CPU generator, gives their seeds.
+    A row's noise is the same whatever other rows are computed beside it, and by which process.
     """
-    seeds = torch.randint(2**62, (size,), generator=random)[rows]
-    return [torch.Generator(device).manual_seed(seed) for seed in seeds.tolist()]
+
+    def __init__(self, seeds: Tensor, device: torch.device):
+        self._device = device
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds.tolist()]
+
+    def __call__(self, resolution: int) -> Tensor:
+        shape = (1, 1, resolution, resolution)
+        return torch.cat([torch.randn(shape, generator=g, device=self._device) for g in self._generators])
+
+
+def draw_seeds(rows: int, random: torch.Generator) -> Tensor:
+    """A seed for each row of a batch, int64 [rows], by a CPU generator."""
+    return torch.randint(2**62, (rows,), generator=random)
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from clip2gan.gap import TextSide, load_gap
 from clip2gan.memory import PeakMemory
 from clip2gan.model import load
 from clip2gan.training import text_mapping
-from clip2gan.training.gan import guidance, mismatched, settings_of, train_conditional
+from clip2gan.training.gan import settings_of, train_conditional
+from clip2gan.training.gan_losses import guidance, mismatched
 from clip2gan.training.gan_presets import GanTraining
 from clip2gan.training.memory import largest_part
 from clip2gan.training.start import Start, from_file
@@ -29,7 +30,7 @@ from stylegan2 import Generator, load_generator, save_generator
 from stylegan2.discriminator import Discriminator, Encoder
 from stylegan2.files import save_tensors
 from stylegan2.runs import RunFolder, pack
-from stylegan2.training.augment import Augmentation, augment
+from stylegan2.training.augment import Augmentation, augment, draw_augmentation
 
 CPU = torch.device("cpu")
 SMALL = GanTraining(
@@ -157,9 +158,10 @@ def test_the_discriminator_judges_the_pair() -> None:
 
 def test_augmentation_is_off_at_0_and_differentiable_above() -> None:
     images = torch.rand(64, 3, 16, 16, requires_grad=True)
-    random = torch.Generator().manual_seed(0)
-    torch.testing.assert_close(augment(images, 0.0, random), images)
-    changed = augment(images, 0.3, random)
+    draws = draw_augmentation(64, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(augment(images, 0.0, draws), images)
+    changed = augment(images, 0.3, draws)
+    torch.testing.assert_close(augment(images[5:9], 0.3, draws[5:9]), changed[5:9])  # by the row
     assert changed.shape == images.shape
     untouched = (changed - images).abs().flatten(1).amax(1) < 1e-5
     assert 0 < int(untouched.sum()) < 32
@@ -171,13 +173,13 @@ def test_augmentation_is_off_at_0_and_differentiable_above() -> None:
 def test_augmentation_follows_the_discriminators_certainty() -> None:
     augmentation = Augmentation()
     for _ in range(4):
-        augmentation.adapt(torch.ones(8, 1), target=0.6, images=100)
+        augmentation.adapt(torch.tensor(1.0), target=0.6, share=0.08)
     assert float(augmentation.p) == pytest.approx(0.32)
     for _ in range(10):
-        augmentation.adapt(-torch.ones(8, 1), target=0.6, images=100)
+        augmentation.adapt(torch.tensor(-1.0), target=0.6, share=0.08)
     assert float(augmentation.p) == 0
     for _ in range(99):
-        augmentation.adapt(torch.ones(8, 1), target=0.6, images=100)
+        augmentation.adapt(torch.tensor(1.0), target=0.6, share=0.08)
     assert float(augmentation.p) == pytest.approx(0.8)
 
 
@@ -276,7 +278,7 @@ def test_a_training_on_eight_pictures_leaves_a_model_without_a_mapper(
     bundle = train(SMALL, from_file(plain, None, 16), data, tiny_clip, tmp_path / "run")
     config = json.loads((bundle / "config.json").read_text())
     assert config["mappers"] == {}
-    last = lines(tmp_path / "run")[-2]
+    last = lines(tmp_path / "run")[-1]
     assert {"generator", "clip_distance", "clip_contrast", "real", "fake", "mismatched", "r1"} <= last.keys()
     assert isinstance(load_gap(bundle / "gap.safetensors"), TextSide)
 
@@ -331,7 +333,7 @@ def test_a_stopped_training_goes_on_exactly(
 
     def stopping(steps: range):
         for step in steps:
-            if step > stop:
+            if step == stop:
                 raise KeyboardInterrupt
             yield step
 
@@ -363,7 +365,7 @@ def test_without_guidance_clip_is_not_asked(
 ) -> None:
     config = replace(SMALL, clip_weight=0.0, steps=1)
     train(config, from_file(plain, None, 16), data, tiny_clip, tmp_path / "run")
-    assert "clip_distance" not in lines(tmp_path / "run")[-2]
+    assert "clip_distance" not in lines(tmp_path / "run")[-1]
 
 
 def test_pictures_without_any_caption_will_do(plain: Path, tiny_clip: ClipEncoder, tmp_path: Path) -> None:
@@ -380,7 +382,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_checkpoint(
     start = from_file(plain, None, 16)
     assert start.generator is not None
     start.generator.synthesis.b4.const.data[0, 0, 0] = torch.nan  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match=r"step 1: the loss generator.* is not finite"):
+    with pytest.raises(ValueError, match=r"step 2: the loss generator.* is not finite"):
         train(SMALL, start, data, tiny_clip, tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 

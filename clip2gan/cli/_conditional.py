@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from clip2gan.cli._common import blame, progress, resolve_device, warn
+from clip2gan.cli._common import blame, resolve_device, warn
 
 AVATARS = "avatars"
 DEFAULT_RESOLUTION = 64  # of pictures of many sizes
@@ -44,6 +44,7 @@ def train(
     from stylegan2.files import fingerprint
     from stylegan2.processes import Processes
     from stylegan2.runs import RunFolder
+    from stylegan2.training.gan import check_shares
 
     processes = Processes(resolve_device(device))
     clip = ClipEncoder.load(clip_spec, processes.device)
@@ -83,6 +84,8 @@ def train(
         tell(f"max_memory: {max_memory:g} GB")
     if processes.is_first:
         warn_of_shrinking(sides, size)
+    with blame("--batch"):
+        check_shares(config.batch, processes)
     if dry_run:
         return
     with processes.first_before_others():
@@ -100,7 +103,6 @@ def train(
         clip,
         run,
         max_memory=max_memory,
-        progress=lambda steps: progress(steps, "training"),
     )
     tell(f"wrote {bundle}")
 

@@ -11,7 +11,6 @@ from clip2gan.cli._common import (
     Finite,
     blame,
     device_option,
-    progress,
     resolve_device,
     seed_option,
 )
@@ -232,8 +231,10 @@ def command(
     from clip2gan.training.start import resolution_of_state
     from stylegan2 import GeneratorConfig
     from stylegan2.files import fingerprint, load_tensors
+    from stylegan2.processes import Processes
     from stylegan2.runs import RunFolder
     from stylegan2.training import TrainingConfig, train
+    from stylegan2.training.gan import check_shares
     from stylegan2.training.losses import Focus
 
     with blame("--data"):
@@ -288,15 +289,20 @@ def command(
     }
     settings["init"] = init and fingerprint(init)
     settings.update(asdict(config))
-    click.echo(json.dumps(settings, indent=2), err=True)
-    warn_of_shrinking(sides, resolution)
+    processes = Processes(resolve_device(device))
+    where = processes.device
+    if processes.is_first:
+        click.echo(json.dumps(settings, indent=2), err=True)
+        warn_of_shrinking(sides, resolution)
+    with blame("--batch"):
+        check_shares(config.batch, processes)
     if dry_run:
         return
-    where = resolve_device(device)
     clip = ClipEncoder.load(perceptual, where) if perceptual else None
     with blame("--data"):
         pictures = open_mixed(data, resolution)
-    run = RunFolder.open(out, settings)
+    with processes.first_before_others():
+        run = RunFolder.open(out, settings)
     train(
         config,
         pictures,
@@ -304,6 +310,6 @@ def command(
         where,
         perceptual=perceptual_distance(clip) if clip else None,
         initial=initial,
-        progress=lambda steps: progress(steps, "training"),
     )
-    click.echo(f"wrote {run.path / 'generator.safetensors'}")
+    if processes.is_first:
+        click.echo(f"wrote {run.path / 'generator.safetensors'}")

@@ -17,6 +17,8 @@ def largest_part(
     later: int,
     device: torch.device,
     record: Path,
+    multiple: int = 1,
+    agree: Callable[[float], float] = lambda gigabytes: gigabytes,
 ) -> int:
     """The largest part of a batch whose trial step stays below a limit; the parts of a batch are equal.
 
@@ -28,6 +30,8 @@ def largest_part(
         device: where.
         record: a JSON file that keeps the choice, so that a run goes on with the same parts as long as the
             limit is the same.
+        multiple: of which a part is one.
+        agree: makes the same of all processes' measures, where several share a batch.
 
     Raises ValueError when the smallest part is above the limit already.
     """
@@ -35,7 +39,8 @@ def largest_part(
         kept = json.loads(record.read_text(encoding="utf-8"))
         if kept["limit"] == gigabytes:
             return int(kept["part"])
-    sizes = [size for size in range(1, batch + 1) if batch % size == 0 and (size > 1 or batch == 1)]
+    sizes = [size for size in range(1, batch + 1) if batch % size == 0 and size % multiple == 0]
+    sizes = [size for size in sizes if size > 1 or batch == 1]
     peaks: dict[int, float] = {}
     chosen = 0
     for size in sizes:
@@ -45,7 +50,7 @@ def largest_part(
                 break
         memory = PeakMemory(device)
         trial(size)
-        peaks[size] = memory.gigabytes() + later / 1e9
+        peaks[size] = agree(memory.gigabytes() + later / 1e9)
         if peaks[size] > gigabytes:
             break
         chosen = size

@@ -8,6 +8,7 @@ latents keep the variety that pictures with such a caption have.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,10 @@ from stylegan2 import Generator
 from stylegan2.discriminator import Encoder
 from stylegan2.generator import normalize_second_moment
 from stylegan2.runs import step_generator
+from stylegan2.training.engine import Phase, Step, Terms, Update, Updates
+from stylegan2.training.gan import track_w_avg
 from stylegan2.training.mapping import Flow, Latents
+from stylegan2.training.schedule import rate_factor
 
 BATCH = 512
 FLOW_SHARE = 0.5  # of the phase's steps
@@ -40,6 +44,7 @@ class Networks(Protocol):
     """What is trained here."""
 
     generator: Generator
+    generator_ema: Generator
     flow: Flow
 
     @property
@@ -103,37 +108,54 @@ class TextMapping:
 
     def __post_init__(self):
         self.latents = Latents(self.w)
-        self.pairs: dict[str, Tensor] | None = None
 
-    def step(self, part: float, random: torch.Generator) -> tuple[torch.optim.Optimizer, float, str, Tensor]:
-        """The optimizer, its rate, the loss and its name; `part` goes from 0 to 1 over the phase."""
-        if part <= FLOW_SHARE:
-            rate = FLOW_LR * max(1 - part / FLOW_SHARE, 0.01)
-            return self.networks.flow_optimizer, rate, "mapping_flow", self._flow_loss(random)
-        rate = MAPPING_LR * max((1 - part) / (1 - FLOW_SHARE), 0.01)
-        return self.networks.mapping_optimizer, rate, "mapping_distillation", self._distillation_loss(random)
+    def phases(self, ema: float) -> list[Phase]:
+        """The flow's steps and the mapping network's; all processes do them alike, as they are small."""
+        networks, flow_steps = self.networks, int(FLOW_SHARE * self.steps)
+        mapping = (networks.generator.mapping, networks.generator_ema.mapping)
+        rest = self.steps - flow_steps
+        return [
+            Phase(steps=flow_steps, step=self._fit_flow, log_every=500),
+            Phase(steps=rest, step=self._distill, averages=[mapping], ema=ema, log_every=500),
+        ]
 
-    def _flow_loss(self, random: torch.Generator) -> Tensor:
-        scaled = self.latents.scaled
+    def _fit_flow(self, step: Step) -> Updates:
+        random, scaled = step.random, self.latents.scaled
         rows = torch.randint(len(scaled), (BATCH,), generator=random)
         c = self.conditions(rows, random).to(scaled)
         seen = torch.rand(BATCH, 1, generator=random) >= HIDDEN
         noise, blur = torch.randn(2, BATCH, scaled.shape[1], generator=random).to(scaled)
         chosen = scaled[rows.to(scaled.device)] + blur * LATENT_NOISE / self.latents.deviation
         t = torch.randn(BATCH, 1, generator=random).sigmoid().to(scaled)
-        return self.networks.flow.loss(chosen, noise, t, normalize_second_moment(c) * seen.to(scaled))
+        c = normalize_second_moment(c) * seen.to(scaled)
+        rate = rate_factor(step.index, int(FLOW_SHARE * self.steps), end=0.01, shape="linear")
+        yield Update(
+            optimizer=self.networks.flow_optimizer,
+            losses=lambda turn: {"mapping_flow": (1.0, self.networks.flow.loss(chosen, noise, t, c))},
+            rates=[FLOW_LR * rate],
+            remedy="mapping_steps",
+        )
 
-    def _distillation_loss(self, random: torch.Generator) -> Tensor:
-        if self.pairs is None:
-            self.pairs = self._make_pairs()
-        device = self.w.device
-        rows = torch.randint(len(self.pairs["z"]), (BATCH,), generator=random)
-        z, c, ends = (self.pairs[name][rows].to(device) for name in ("z", "c", "latents"))
-        w = self.networks.generator.mapping(z, c)[:, 0]
-        self.networks.generator.mapping.w_avg.lerp_(w.detach().mean(dim=0), 0.005)
-        return (self.latents.scale(w) - ends).square().mean()
+    def _distill(self, step: Step) -> Updates:
+        device, mapping = self.w.device, self.networks.generator.mapping
+        rows = torch.randint(len(self._pairs["z"]), (BATCH,), generator=step.random)
+        z, c, ends = (self._pairs[name][rows].to(device) for name in ("z", "c", "latents"))
+        found: list[Tensor] = []
 
-    def _make_pairs(self) -> dict[str, Tensor]:
+        def losses(turn: int) -> Terms:
+            w = mapping(z, c)[:, 0]
+            found.append(w.detach())
+            return {"mapping_distillation": (1.0, (self.latents.scale(w) - ends).square().mean())}
+
+        rest = self.steps - int(FLOW_SHARE * self.steps)
+        rate = MAPPING_LR * rate_factor(step.index, rest, end=0.01, shape="linear")
+        yield Update(
+            optimizer=self.networks.mapping_optimizer, losses=losses, rates=[rate], remedy="mapping_steps"
+        )
+        track_w_avg(mapping, found[0])
+
+    @cached_property
+    def _pairs(self) -> dict[str, Tensor]:
         """Noise z and conditions c, and the scaled latents to which the flow takes them."""
         flow, device = self.networks.flow, self.w.device
         z_dim, w_dim = self.networks.generator.config.z_dim, self.w.shape[1]

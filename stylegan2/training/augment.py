@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 SHIFT = 1 / 8  # of a side, at most
 BRIGHTNESS, CONTRAST, SATURATION = 0.2, 0.5, 1.0  # standard deviations, the last two of a logarithm to base 2
+UNIFORM, NORMAL = 3, 3  # how many are drawn of either kind
 MOST = 0.8  # above, augmentations would leak into the generated pictures
 
 
@@ -21,42 +22,42 @@ class Augmentation(nn.Module):
         super().__init__()
         self.register_buffer("p", torch.zeros([]))
 
-    def forward(self, images: Tensor, random: torch.Generator) -> Tensor:
-        """images [N, 3, R, R] -> the same shape; `random` is a CPU generator."""
+    def forward(self, images: Tensor, draws: Tensor) -> Tensor:
+        """images [N, 3, R, R] and their `draw_augmentation` [N, 2, 6] -> the same shape."""
         p = float(self.p)
-        return augment(images, p, random) if p > 0 else images
+        return augment(images, p, draws) if p > 0 else images
 
     @torch.no_grad()
-    def adapt(self, real_logits: Tensor, target: float, images: int) -> None:
-        """Move p by N / `images`, up when the mean sign of the logits [N, 1] of real pictures is above
-        `target`, down when it is below."""
-        direction = (real_logits.sign().mean() - target).sign()
-        self.p.add_(direction * len(real_logits) / images).clamp_(0, MOST)
+    def adapt(self, mean_sign: Tensor, target: float, share: float) -> None:
+        """Move p by `share`: up when the mean sign of the logits of real pictures is above `target`, else
+        down."""
+        self.p.add_((mean_sign - target).sign() * share).clamp_(0, MOST)
 
 
-def augment(images: Tensor, p: float, random: torch.Generator) -> Tensor:
+def draw_augmentation(rows: int, random: torch.Generator) -> Tensor:
+    """What `augment` needs for each picture of a batch, [rows, 2, 6], by a CPU generator.
+
+    For each transformation: a number in [0, 1), below p where it happens, and how much of it does.
+    """
+    happens = torch.rand(rows, UNIFORM + NORMAL, generator=random)
+    uniform = torch.rand(rows, UNIFORM, generator=random) * 2 - 1
+    normal = torch.randn(rows, NORMAL, generator=random)
+    return torch.stack([happens, torch.cat([uniform, normal], dim=1)], dim=1)
+
+
+def augment(images: Tensor, p: float, draws: Tensor) -> Tensor:
     """Pictures [N, 3, R, R], each flipped, shifted and changed in brightness, contrast and saturation, each
-    of these with probability p."""
-    count, resolution = len(images), images.shape[-1]
-
-    def number(kind: str, deviation: float = 1.0) -> Tensor:
-        """One for each picture, [N, 1, 1, 1]; 0 where the transformation does not happen."""
-        shape = (count, 1, 1, 1)
-        happens = torch.rand(shape, generator=random) < p
-        values = (
-            torch.rand(shape, generator=random) * 2 - 1
-            if kind == "uniform"
-            else torch.randn(shape, generator=random)
-        )
-        return (values * happens * deviation).to(images)
-
-    flipped = torch.where(number("uniform") > 0, images.flip(3), images)
-    shifts = torch.cat([number("uniform", SHIFT), number("uniform", SHIFT)], dim=1)[:, :, 0, 0]
-    moved = _shift(flipped, (shifts * resolution).round().long())
-    moved = moved + number("normal", BRIGHTNESS)
-    moved = moved * 2 ** number("normal", CONTRAST)
+    of these with probability p; `draws` [N, 2, 6] are those of `draw_augmentation`."""
+    draws = draws.to(images)
+    amounts = draws[:, 1] * (draws[:, 0] < p)
+    flip, right, down, brightness, contrast, saturation = amounts[:, :, None, None, None].unbind(dim=1)
+    flipped = torch.where(flip > 0, images.flip(3), images)
+    shifts = SHIFT * torch.cat([right, down], dim=1)[:, :, 0, 0]
+    moved = _shift(flipped, (shifts * images.shape[-1]).round().long())
+    moved = moved + BRIGHTNESS * brightness
+    moved = moved * 2 ** (CONTRAST * contrast)
     grey = moved.mean(dim=1, keepdim=True)
-    return grey + (moved - grey) * 2 ** number("normal", SATURATION)
+    return grey + (moved - grey) * 2 ** (SATURATION * saturation)
 
 
 def _shift(images: Tensor, pixels: Tensor) -> Tensor:

@@ -1,0 +1,438 @@
+"""Training a StyleGAN2 from pictures alone, in three phases that one run folder carries through.
+
+    autoencoder   the synthesis network learns to give pictures back from an encoder's w
+    mapping       the mapping network learns the encoder's distribution of w, by way of a flow (mapping.py)
+    adversarial   the usual StyleGAN2 training, with the autoencoder's loss kept as a regulariser
+
+The first two start the third within reach of the data, which small machines need: from scratch, adversarial
+training takes millions of pictures. With `autoencoder_images=0` and `mapping_steps=0` it is plain StyleGAN2.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from stylegan2.discriminator import Discriminator, Encoder, check_groups, copy_trunk
+from stylegan2.generator import Generator, MappingNetwork, save_generator
+from stylegan2.layers import half_dtype
+from stylegan2.processes import Processes, RowNoise, draw_seeds
+from stylegan2.runs import RunFolder, step_generator, unpack
+from stylegan2.training.config import TrainingConfig
+from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
+from stylegan2.training.losses import (
+    discriminator_loss,
+    generator_loss,
+    latent_scale_loss,
+    r1_penalty,
+    reconstruction_loss,
+)
+from stylegan2.training.mapping import Flow, Latents, Pairs
+from stylegan2.training.preview import save_grid
+from stylegan2.training.schedule import rate_factor
+
+PREVIEWS, LEAST_STEPS = 40, 250  # over a run, and between two
+PREVIEW_PICTURES = 32
+MAPPING_BATCH = 512
+FLOW_SHARE = 0.25  # of the mapping phase
+FLOW_LR = 1e-3
+# The mapping network's stored weights are 100 times what is used, so its steps must be as much longer.
+MAPPING_LR = 2.0
+MAPPING_PAIRS = 150_000
+
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Of pictures [N, 3, R, R], made and real."""
+
+
+class Pictures(Protocol):
+    """What is trained on: square RGB pictures."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: list[int]) -> Tensor:
+        """uint8 [len(indices), 3, R, R]."""
+        ...
+
+
+class Networks:
+    """The networks of a training and their optimizers."""
+
+    def __init__(self, config: TrainingConfig, device: torch.device):
+        torch.manual_seed(config.seed)
+        half = len(config.generator.block_resolutions) if config.half else 0
+        clamp = 256.0 if config.half and half_dtype(device) == torch.float16 else None
+        shape = replace(config.generator, num_fp16_res=half, conv_clamp=clamp)
+        self.generator = Generator(shape).to(device)
+        self.encoder = Encoder(shape).to(device)
+        self.discriminator = Discriminator(shape).to(device)
+        self.generator_ema = Generator(shape).to(device).eval().requires_grad_(False)
+        self.encoder_ema = Encoder(shape).to(device).eval().requires_grad_(False)
+        self.generator_ema.load_state_dict(self.generator.state_dict())
+        self.encoder_ema.load_state_dict(self.encoder.state_dict())
+        generator, mapping = self.generator, self.generator.mapping
+        autoencoder = [*generator.synthesis.parameters(), *self.encoder.parameters()]
+        self.autoencoder_optimizer = Adam(autoencoder, betas=(0.9, 0.99))
+        self.flow = Flow(config.generator.w_dim).to(device)
+        self.flow_optimizer = Adam(self.flow.parameters())
+        self.mapping_optimizer = Adam(mapping.parameters(), betas=(0.9, 0.99))
+        everything = [*generator.parameters(), *self.encoder.parameters()]
+        self.generator_optimizer = Adam(everything, betas=(0.0, 0.99))
+        # Lazy R1 acts every r1_interval steps; this rescales Adam as if it acted, weaker, at each.
+        self.r1_ratio = config.r1_interval / (config.r1_interval + 1)
+        self.discriminator_optimizer = Adam(self.discriminator.parameters(), betas=(0.0, 0.99**self.r1_ratio))
+
+    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        kept = nn.Module, torch.optim.Optimizer
+        return {name: part for name, part in vars(self).items() if isinstance(part, kept)}
+
+
+def train(
+    config: TrainingConfig,
+    pictures: Pictures,
+    run: RunFolder,
+    device: torch.device,
+    perceptual: Distance | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    progress: Callable[[range], Iterable[int]] | None = None,
+    checkpoint_seconds: float = 120,
+) -> Generator:
+    """Train, or go on from the newest checkpoint in `run`; returns the averaged generator, in float32.
+
+    Writes checkpoints, figures and previews as it goes, and generator.safetensors at each checkpoint.
+    `perceptual` is a distance of pictures [N, 3, R, R], made and real, for perceptual_weight > 0. `initial`
+    holds weights to start from, of a checkpoint or of `averaged_networks`; their mapping network is left out
+    where the mapping phase fits one. `progress` wraps the range of steps left.
+
+    Raises ValueError when the pictures do not fit the generator, when the processes cannot share a batch, and
+    when values were not finite for many steps in a row.
+    """
+    if config.perceptual_weight > 0 and perceptual is None:
+        raise ValueError("perceptual_weight is above 0, but no perceptual distance is given")
+    found, resolution = list(pictures.batch([0]).shape[1:]), config.generator.img_resolution
+    if found != [config.generator.img_channels, resolution, resolution]:
+        raise ValueError(f"pictures are {found}, the generator makes {resolution} px")
+    processes = Processes(device)
+    check_shares(config.batch, processes)
+    networks = Networks(config, device)
+    if initial is not None:
+        _start_from(initial, networks, fit_mapping=config.mapping_steps > 0)
+    training = _Training(config, networks, pictures, run, processes, perceptual)
+    Trainer(training.task(), run, processes, config.seed, checkpoint_seconds).train(progress)
+    return finished_generator(networks, config)
+
+
+def check_shares(batch: int, processes: Processes) -> None:
+    """Raise ValueError where the processes cannot share a batch so that each does its part as one would."""
+    check_groups(batch, len(processes.rows([batch])))
+
+
+def averaged_networks(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averaged generator and encoder of a training's checkpoint, in 16 bit, for `train` to start from."""
+    return {
+        name.replace("_ema/", "/"): tensor.half()
+        for name, tensor in checkpoint.items()
+        if name.startswith(("generator_ema/", "encoder_ema/"))
+    }
+
+
+def _start_from(initial: Mapping[str, Tensor], networks: Networks, fit_mapping: bool) -> None:
+    initial = averaged_networks(initial) or initial
+    unpack(initial, encoder=networks.encoder)
+    if fit_mapping:
+        synthesis = "generator/synthesis."
+        initial = {name.replace(synthesis, "synthesis/"): tensor for name, tensor in initial.items()}
+        unpack(initial, synthesis=networks.generator.synthesis)
+    else:
+        unpack(initial, generator=networks.generator)
+    networks.encoder_ema.load_state_dict(networks.encoder.state_dict())
+    networks.generator_ema.load_state_dict(networks.generator.state_dict())
+
+
+def finished_generator(networks: Networks, config: TrainingConfig) -> Generator:
+    """The averaged generator with the float32 configuration that was asked for."""
+    generator = Generator(config.generator)
+    generator.load_state_dict(networks.generator_ema.state_dict())
+    return generator.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_all(
+    encoder: Encoder, pictures: Pictures, device: torch.device, processes: Processes, batch: int = 64
+) -> Tensor:
+    """The latents w [len(pictures), w_dim] of all pictures, each process having encoded its share."""
+    count = len(pictures)
+    rounds = -(-count // processes.count)
+    own = [min(row * processes.count + processes.index, count - 1) for row in range(rounds)]
+    parts = (own[start : start + batch] for start in range(0, rounds, batch))
+    w = torch.cat([encoder(_to_images(pictures.batch(part), device)) for part in parts])
+    return processes.gather(w)[:count]
+
+
+@dataclass
+class _Batch:
+    """This process's rows of a batch, and the random numbers that belong to them.
+
+    real: pictures [N, 3, R, R]. z: two latents a picture, [2, N, z_dim], of which the second is that of the
+    layers from `cut` [N, 1, 1] on. w_noise: added to the encoder's w, [N, w_dim]. seeds: of the synthesis
+    network's noise [N].
+    """
+
+    real: Tensor
+    z: Tensor
+    cut: Tensor
+    w_noise: Tensor
+    seeds: Tensor
+
+
+class _Training:
+    """The steps of all phases, with what they share."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        networks: Networks,
+        pictures: Pictures,
+        run: RunFolder,
+        processes: Processes,
+        perceptual: Distance | None,
+    ):
+        self.perceptual = perceptual
+        self.config, self.networks, self.pictures, self.run = config, networks, pictures, run
+        self.processes, self.device = processes, processes.device
+        self.rows = processes.rows([config.batch])
+
+    def task(self) -> Task:
+        config, networks = self.config, self.networks
+        generator = (networks.generator, networks.generator_ema)
+        encoder = (networks.encoder, networks.encoder_ema)
+        mapping = (networks.generator.mapping, networks.generator_ema.mapping)
+        ema = 0.5 ** (config.batch / config.ema_images)
+        flow_steps = int(FLOW_SHARE * config.mapping_steps)
+        distillation_steps = config.mapping_steps - flow_steps
+        return Task(
+            parts=networks.parts(),
+            phases=[
+                Phase(
+                    steps=config.autoencoder_steps,
+                    step=self._autoencode,
+                    averages=[generator, encoder],
+                    ema=ema,
+                    log_every=100,
+                ),
+                Phase(steps=flow_steps, step=self._fit_flow, log_every=100),
+                Phase(
+                    steps=distillation_steps,
+                    step=self._distill,
+                    averages=[mapping],
+                    ema=ema,
+                    log_every=100,
+                ),
+                Phase(
+                    steps=config.adversarial_steps,
+                    step=self._compete,
+                    averages=[generator, encoder],
+                    ema=ema,
+                    begin=self._begin_adversarial,
+                    log_every=100,
+                ),
+            ],
+            preview=self._preview,
+            preview_every=max(LEAST_STEPS, config.total_steps // PREVIEWS),
+            saved=self._saved,
+            state={"config": asdict(config)},
+        )
+
+    def _draw(self, random: torch.Generator) -> _Batch:
+        """All processes draw the same numbers for the whole batch."""
+        config, shape, rows = self.config, self.config.generator, self.rows
+        chosen = torch.randint(len(self.pictures), (config.batch,), generator=random)
+        z = torch.randn(2, config.batch, shape.z_dim, generator=random)
+        cut = torch.randint(1, shape.num_ws, (config.batch,), generator=random)
+        mixed = torch.rand(config.batch, generator=random) < config.style_mixing
+        cut = torch.where(mixed, cut, shape.num_ws)
+        w_noise = torch.randn(config.batch, shape.w_dim, generator=random)
+        seeds = draw_seeds(config.batch, random)
+        return _Batch(
+            real=_to_images(self.pictures.batch(chosen[rows].tolist()), self.device),
+            z=z[:, rows].to(self.device),
+            cut=cut[rows, None, None].to(self.device),
+            w_noise=w_noise[rows].to(self.device),
+            seeds=seeds[rows],
+        )
+
+    def _autoencode(self, step: Step) -> Updates:
+        config = self.config
+        batch = self._draw(step.random)
+        yield Update(
+            optimizer=self.networks.autoencoder_optimizer,
+            losses=lambda turn: self._reconstruction(batch, 1.0),
+            rates=[config.autoencoder_lr * rate_factor(step.index, config.autoencoder_steps)],
+            remedy="autoencoder_lr",
+        )
+
+    def _reconstruction(self, batch: _Batch, weight: float) -> Terms:
+        """What is lost on the way through encoder and synthesis network; `weight` is that of all of it."""
+        config, networks = self.config, self.networks
+        w = networks.encoder(batch.real)
+        noisy = w + config.latent_noise * batch.w_noise
+        fake = networks.generator.synthesis(_broadcast(noisy, config), noise_mode="none")
+        terms: dict[str, tuple[float, Tensor]] = {
+            "reconstruction": (weight, reconstruction_loss(fake, batch.real, config.focus)),
+            "l1": (0.0, (fake - batch.real).detach().abs().mean()),
+            "latent_scale": (0.01 * weight, latent_scale_loss(self.processes.gather(w))),
+        }
+        if self.perceptual is not None and config.perceptual_weight > 0:
+            distance = self.perceptual(fake, batch.real)
+            terms["perceptual"] = weight * config.perceptual_weight, distance
+        return terms
+
+    @cached_property
+    def _latents(self) -> Latents:
+        """Of all pictures; the encoder does not change in the phases that want them."""
+        encoder = self.networks.encoder_ema
+        return Latents(encode_all(encoder, self.pictures, self.device, self.processes))
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        """What the flow has learnt; it does not change any more."""
+        config = self.config
+        count = min(MAPPING_PAIRS, config.mapping_steps * MAPPING_BATCH)
+        return Pairs(self.networks.flow, config.generator.z_dim, count, step_generator(config.seed, -1))
+
+    def _fit_flow(self, step: Step) -> Updates:
+        """A step that all processes do alike, as the next one is: it is small."""
+        config, latents, random = self.config, self._latents, step.random
+        chosen = latents.scaled[_random_rows(latents.scaled, random)]
+        noise, blur = torch.randn(2, *chosen.shape, generator=random).to(chosen)
+        noisy = chosen + blur * config.latent_noise / latents.deviation
+        t = torch.randn(len(chosen), 1, generator=random).sigmoid().to(chosen)
+        yield Update(
+            optimizer=self.networks.flow_optimizer,
+            losses=lambda turn: {"mapping_flow": (1.0, self.networks.flow.loss(noisy, noise, t))},
+            rates=[FLOW_LR * self._falling(step, int(FLOW_SHARE * config.mapping_steps))],
+            remedy="mapping_steps",
+        )
+
+    def _distill(self, step: Step) -> Updates:
+        config, pairs, mapping = self.config, self._pairs, self.networks.generator.mapping
+        rows = _random_rows(pairs.z, step.random)
+        found: list[Tensor] = []
+
+        def losses(turn: int) -> Terms:
+            w = mapping(pairs.z[rows])[:, 0]
+            found.append(w.detach())
+            return {
+                "mapping_distillation": (1.0, (self._latents.scale(w) - pairs.latents[rows]).square().mean())
+            }
+
+        steps = config.mapping_steps - int(FLOW_SHARE * config.mapping_steps)
+        rate = MAPPING_LR * self._falling(step, steps)
+        yield Update(
+            optimizer=self.networks.mapping_optimizer, losses=losses, rates=[rate], remedy="mapping_steps"
+        )
+        track_w_avg(mapping, found[0])
+
+    def _falling(self, step: Step, steps: int) -> float:
+        return rate_factor(step.index, steps, end=0.01, shape="linear")
+
+    def _begin_adversarial(self) -> None:
+        networks = self.networks
+        copy_trunk(networks.encoder_ema, networks.discriminator)
+        networks.generator.load_state_dict(networks.generator_ema.state_dict())
+        networks.encoder.load_state_dict(networks.encoder_ema.state_dict())
+
+    def _compete(self, step: Step) -> Updates:
+        """The generator's update, then the discriminator's, on the same pictures."""
+        config, networks = self.config, self.networks
+        batch = self._draw(step.random)
+        found: list[Tensor] = []
+
+        def generator_terms(turn: int) -> Terms:
+            ws = self._random_ws(batch)
+            noise = RowNoise(batch.seeds, self.device) if config.noise else "none"
+            fake = networks.generator.synthesis(ws, noise_mode=noise)
+            found.extend([fake.detach(), ws[:, 0].detach()])
+            terms = {"generator_loss": (1.0, generator_loss(networks.discriminator(fake)))}
+            if config.autoencoder_weight > 0:
+                terms |= self._reconstruction(batch, config.autoencoder_weight)
+            return terms
+
+        def discriminator_terms(turn: int) -> Terms:
+            discriminator = networks.discriminator
+            logits = discriminator(batch.real), discriminator(found[0])
+            terms = {"discriminator_loss": (1.0, discriminator_loss(*logits))}
+            if (step.number + 1) % config.r1_interval == 0:
+                weight = config.r1_gamma / 2 * config.r1_interval
+                terms["r1"] = weight, r1_penalty(discriminator, batch.real)
+            return terms
+
+        networks.discriminator.requires_grad_(False)
+        yield Update(
+            optimizer=networks.generator_optimizer,
+            losses=generator_terms,
+            rates=[config.adversarial_lr],
+            remedy="adversarial_lr",
+        )
+        (w_mean,) = self.processes.average([found[1].mean(dim=0, keepdim=True)])
+        track_w_avg(networks.generator.mapping, w_mean)
+
+        networks.discriminator.requires_grad_(True)
+        yield Update(
+            optimizer=networks.discriminator_optimizer,
+            losses=discriminator_terms,
+            rates=[config.adversarial_lr * networks.r1_ratio],
+            remedy="adversarial_lr",
+        )
+
+    def _random_ws(self, batch: _Batch) -> Tensor:
+        """ws of random latents, some of which take a second latent in their later layers."""
+        mapping = self.networks.generator.mapping
+        first, second = mapping(batch.z[0]), mapping(batch.z[1])
+        layers = torch.arange(first.shape[1], device=self.device)[None, :, None]
+        return torch.where(layers >= batch.cut, second, first)
+
+    @torch.no_grad()
+    def _preview(self, done: int) -> dict[str, float]:
+        """Pictures beside their reconstructions while the autoencoder trains, samples afterwards."""
+        config, networks = self.config, self.networks
+        if done < config.autoencoder_steps + config.mapping_steps:
+            rows = list(range(min(PREVIEW_PICTURES, len(self.pictures))))
+            real = _to_images(self.pictures.batch(rows), self.device)
+            ws = _broadcast(networks.encoder_ema(real), config)
+            again = networks.generator_ema.synthesis(ws, noise_mode="none")
+            shown = torch.stack([real, again], dim=1).flatten(0, 1)
+        else:
+            random = step_generator(config.seed, -1)
+            z = torch.randn(2 * PREVIEW_PICTURES, config.generator.z_dim, generator=random)
+            noise_mode = "const" if config.noise else "none"
+            shown = networks.generator_ema(z.to(self.device), noise_mode=noise_mode)
+        save_grid(shown, self.run.samples / f"{done:08d}.png", columns=8)
+        return {}
+
+    def _saved(self, done: int) -> None:
+        generator = finished_generator(self.networks, self.config)
+        save_generator(generator, self.run.path / "generator.safetensors")
+
+
+@torch.no_grad()
+def track_w_avg(mapping: MappingNetwork, w: Tensor) -> None:
+    """Move the mean latent towards that of w [N, w_dim]."""
+    mapping.w_avg.lerp_(w.mean(dim=0), 0.005)
+
+
+def _random_rows(table: Tensor, random: torch.Generator) -> Tensor:
+    return torch.randint(len(table), (MAPPING_BATCH,), generator=random).to(table.device)
+
+
+def _to_images(pictures: Tensor, device: torch.device) -> Tensor:
+    images = pictures.to(device).to(torch.float32) / 127.5 - 1
+    return images.contiguous(memory_format=torch.channels_last)  # what 16-bit convolutions are fastest in
+
+
+def _broadcast(w: Tensor, config: TrainingConfig) -> Tensor:
+    return w[:, None].expand(-1, config.generator.num_ws, -1)
