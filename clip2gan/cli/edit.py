@@ -223,7 +223,7 @@ def command(
     if video is not None:
         if len(paths) > 1:
             raise click.BadParameter("a video is of one picture; give a file", param_hint="'--image'")
-        from clip2gan.editing.output import check_video
+        from clip2gan.video import check_video
 
         with blame("--video"):
             check_video(video)
@@ -232,10 +232,18 @@ def command(
     editor = load_model(model, device, mapper, precision, compiled)
     from clip2gan.editing.alignment import crop_face
     from clip2gan.editing.inversion import load_latents, picture_fingerprint
-    from clip2gan.editing.output import FRAMES, edit_sheet, figure_lines, write_table, write_video
+    from clip2gan.editing.output import (
+        FRAMES,
+        FRAMES_PER_SECOND,
+        edit_sheet,
+        figure_lines,
+        there_and_back,
+        write_table,
+    )
     from clip2gan.editing.strength import sign_of
     from clip2gan.images import contact_sheet, read_picture, write_png
     from clip2gan.model import Directions
+    from clip2gan.video import write_video
 
     if source == "encoder" and editor.encoder is None:
         remedy = f"`clip2gan train-encoder --model {model}` makes one"
@@ -370,7 +378,8 @@ def command(
                     report.wrote(place, image=path.name)
             if video is not None:
                 factors = progress([step / (FRAMES - 1) for step in range(FRAMES)], "video")
-                write_video(video, _frames(picture, faces, factors, paste_back))
+                frames = there_and_back(_frames(picture, faces, factors, paste_back))
+                write_video(video, frames, FRAMES_PER_SECOND)
                 report.wrote(video, image=path.name)
     finally:  # what was done before an interruption has its figures too
         if table is not None and rows:

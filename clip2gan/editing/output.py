@@ -1,11 +1,10 @@
 """What an edit is shown as: sheets with figures, videos, a table."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from clip2gan.images import contact_sheet, difference
@@ -13,8 +12,7 @@ from stylegan2.files import atomic_path
 
 LINE, LEAST_WIDTH = 14, 260
 FRAMES, FRAMES_PER_SECOND = 24, 12
-LEAST_FRAME, LARGEST_FRAME = 256, 1024  # pixels of the longer side
-VIDEO_SUFFIXES = (".gif", ".mp4")
+LARGEST_FRAME = 1024  # pixels of the longer side
 COLUMNS = (
     "image",
     "attribute",
@@ -56,41 +54,13 @@ def edit_sheet(before: Image.Image, after: Image.Image, lines: Sequence[str]) ->
     return sheet
 
 
-def check_video(path: Path) -> None:
-    """Raise ValueError, before anything is computed, for a video that could not be written."""
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise ValueError(f"{path}: videos are written as {' or '.join(VIDEO_SUFFIXES)}")
-    try:
-        import imageio.v3  # noqa: F401
-
-        if path.suffix.lower() == ".mp4":
-            import imageio_ffmpeg  # noqa: F401
-    except ImportError as error:
-        raise ValueError("videos need imageio: pip install 'clip2gan[video]'") from error
-
-
-def write_video(path: Path, frames: Sequence[Image.Image]) -> None:
-    """Write frames of one size as GIF or MP4, there and back, small ones enlarged."""
-    import imageio.v3 as imageio
-
-    width, height = frames[0].size
-    scale = max(1, -(-LEAST_FRAME // max(width, height)))
-    # H.264 wants even sides.
-    size = (width * scale // 2 * 2, height * scale // 2 * 2)
-    pixels = [np.asarray(frame.resize(size, Image.Resampling.NEAREST)) for frame in frames]
-    pixels += pixels[::-1]
-    with atomic_path(path) as temporary:
-        if path.suffix.lower() == ".gif":
-            imageio.imwrite(temporary, pixels, extension=".gif", duration=1000 // FRAMES_PER_SECOND, loop=0)
-        else:
-            imageio.imwrite(
-                temporary,
-                pixels,
-                extension=".mp4",
-                plugin="FFMPEG",
-                fps=FRAMES_PER_SECOND,
-                macro_block_size=2,
-            )
+def there_and_back(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
+    """The frames, and then the same ones backwards."""
+    shown = []
+    for frame in frames:
+        shown.append(frame)
+        yield frame
+    yield from reversed(shown)
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
