@@ -1,4 +1,4 @@
-"""Downloads by several processes at once, and after kills: one transfer, one whole file, nothing left over."""
+"""Downloads by several processes at once, and after kills: one transfer, one whole file, no remains."""
 
 import hashlib
 import os

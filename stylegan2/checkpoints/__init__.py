@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from stylegan2.checkpoints import nvidia, rosinality, safetensors, tensorflow
+from stylegan2.checkpoints import nvidia, rosinality, safetensors, state_dict, tensorflow
 from stylegan2.checkpoints.arrays import NAMES, Storages
 from stylegan2.checkpoints.checkpoint import Checkpoint, Network, WithoutData
 from stylegan2.checkpoints.containers import HEAD, check_head, map_file, read_root
@@ -18,7 +18,7 @@ from stylegan2.generator import Generator
 
 __all__ = ["Checkpoint", "CheckpointError", "inspect", "load_generator", "local_file"]
 
-FORMATS = (nvidia, tensorflow, rosinality)
+FORMATS = (nvidia, tensorflow, state_dict, rosinality)
 ALLOWED = NAMES.union(*(reader.NAMES for reader in FORMATS))
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,9 @@ def load_generator(
     """A StyleGAN2 generator from a file of any known format: frozen, float32, in eval mode, on `device`.
 
     Args:
-        path_or_url: safetensors of ours, an NVIDIA .pkl (PyTorch or TensorFlow), or a .pt of rosinality's
-            kind; or the https address of one, which is fetched once and kept (see `download.fetch`).
+        path_or_url: safetensors of ours, an NVIDIA .pkl (PyTorch or TensorFlow), a .pt of rosinality's kind,
+            or a state_dict of NVIDIA's names as .pt or safetensors; or the https address of one, which is
+            fetched once and kept (see `download.fetch`).
         device: where to put it.
         network: "G_ema", the averaged weights, or "G", those that were trained last.
         sha256: of the file, in hex; another file is refused.
@@ -107,7 +108,7 @@ def _read(path: Path, network: Network) -> tuple[Checkpoint, Generator]:
 def _recognised(path: Path, network: Network) -> Checkpoint:
     data = map_file(path)
     if check_head(bytes(data[:HEAD])) == "safetensors":
-        return safetensors.read(path)
+        return safetensors.read(path, network)
     root, parts = read_root(data, ALLOWED)
     for reader in FORMATS:
         if reader.recognise(root):

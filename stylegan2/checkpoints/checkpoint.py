@@ -3,14 +3,16 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from stylegan2.checkpoints.pickles import CheckpointError
-from stylegan2.generator import Architecture, GeneratorConfig
+from stylegan2.files import check_weights
+from stylegan2.generator import Architecture, GeneratorConfig, MappingNetwork
 from stylegan2.layers import RESAMPLE_TAPS
 from stylegan2.ops import setup_filter
 
@@ -19,6 +21,8 @@ NVIDIA_LICENCE = (
     "as published by NVIDIA, for non-commercial use only (NVIDIA Source Code License); "
     "weights that others trained have their own terms"
 )
+AVERAGED_LATENTS = 10_000
+LARGEST_DRAWN = 2048
 MAPPING_LEARNING_RATE = 0.01  # the multiplier that GeneratorConfig takes for granted
 
 
@@ -27,7 +31,7 @@ class Checkpoint:
     """A generator as read from a file.
 
     Attributes:
-        format: "safetensors", "nvidia", "tensorflow" or "rosinality".
+        format: "safetensors", "nvidia", "tensorflow", "rosinality" or "state_dict" (of NVIDIA's names).
         config: the generator's shape, taken from the tensors' shapes.
         tensors: by the names of `Generator.state_dict()`.
         licence: of the weights, where the source tells.
@@ -41,6 +45,21 @@ class Checkpoint:
     licence: str | None = None
     has_code: bool = False
     notes: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """Turns what a file has for tensors into tensors."""
+
+    def tensor(self, value: Any, name: str) -> Tensor:
+        """A new, contiguous float32 tensor. Raises ValueError, with `name`, for what is none."""
+        ...
+
+
+class Tensors:
+    """A source whose tensors are read already."""
+
+    def tensor(self, value: Any, name: str) -> Tensor:
+        return value.to(torch.float32).contiguous()
 
 
 class WithoutData(TorchFunctionMode):
@@ -78,6 +97,12 @@ def infer_config(
     resolutions = _numbers(tensors, r"synthesis\.b(\d{1,5})\..*")
     if resolutions != [4 * 2**k for k in range(len(resolutions))] or len(resolutions) < 2:
         raise CheckpointError(f"not a StyleGAN2 generator: it has blocks at resolutions {resolutions[:12]}")
+    const = shape("synthesis.b4.const", 3)
+    if const[1:] != (4, 4):
+        kind = "pictures that are not square" if const[1] != const[2] else "pictures of another size"
+        raise CheckpointError(
+            f"a generator of {kind} (its constant is {const[1]}x{const[2]}, not 4x4); not supported"
+        )
     widths = tuple(shape(f"synthesis.b{resolution}.conv1.weight", 4)[0] for resolution in resolutions)
     depth = len(_numbers(tensors, r"mapping\.fc(\d{1,3})\.weight"))
     w_dim, z_dim = shape("mapping.fc0.weight", 2)
@@ -108,6 +133,62 @@ def infer_config(
     except ValueError as error:
         raise CheckpointError(f"not a StyleGAN2 generator: {error}") from error
     return config
+
+
+def generator_part(state: Any, constant: str, network: Network) -> dict[str, Any] | None:
+    """The part of a state_dict that is a generator, without what wrappers put before its names.
+
+    The prefix ("module.", "decoder.", "module.decoder.", ...) is what stands before the name `constant`.
+    Where there are several, it is that of averaged weights, unless G is asked for. None where there is none.
+    """
+    if not isinstance(state, dict):
+        return None
+    names = [name for name in state if isinstance(name, str)]
+    prefixes = [
+        name.removesuffix(constant) for name in names if name == constant or name.endswith(f".{constant}")
+    ]
+    if not prefixes:
+        return None
+    prefixes.sort(key=lambda prefix: ("ema" in prefix.lower()) != (network == "G_ema"))
+    prefix = prefixes[0]
+    return {name.removeprefix(prefix): state[name] for name in names if name.startswith(prefix)}
+
+
+def completed(
+    tensors: dict[str, Tensor], config: GeneratorConfig
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """(the tensors with what a file may lack, notes on it): noise, which is drawn, and the mean latent."""
+    tensors, notes = dict(tensors), []
+    if not any(name.endswith(".noise_const") for name in tensors):
+        if config.img_resolution > LARGEST_DRAWN:  # small files must not ask for much memory
+            raise CheckpointError(f"no noise buffers in it, which are drawn for {LARGEST_DRAWN} px at most")
+        random = torch.Generator().manual_seed(0)
+        for index in range(2 * len(config.block_resolutions) - 1):
+            resolution, layer = layer_at(index)
+            noise = torch.randn(resolution, resolution, generator=random)
+            tensors[f"synthesis.b{resolution}.{layer}.noise_const"] = noise
+        notes.append("the file has no noise buffers; drawn anew (seed 0)")
+    if "mapping.w_avg" not in tensors:
+        tensors["mapping.w_avg"] = _mean_latent(tensors, config)
+        notes.append(f"the file has no latent_avg; estimated from {AVERAGED_LATENTS:,} latents (seed 0)")
+    return tensors, tuple(notes)
+
+
+def _mean_latent(tensors: Mapping[str, Tensor], config: GeneratorConfig) -> Tensor:
+    with WithoutData():
+        mapping = MappingNetwork(config)
+    weights = {
+        name: tensors.get(f"mapping.{name}", torch.zeros(config.w_dim)) for name in mapping.state_dict()
+    }
+    check_weights(mapping, weights, "mapping")
+    mapping.load_state_dict(weights, assign=True)
+    random = torch.Generator().manual_seed(0)
+    z = torch.randn(AVERAGED_LATENTS, config.z_dim, generator=random)
+    c = None
+    if config.c_dim:
+        c = F.one_hot(torch.randint(config.c_dim, (AVERAGED_LATENTS,), generator=random), config.c_dim)
+    with torch.no_grad():
+        return mapping(z, c)[:, 0].mean(dim=0)
 
 
 def check_filter(f: Tensor, name: str) -> None:

@@ -45,7 +45,7 @@ def fetch(
 
     A transfer that broke off is kept as NAME.part and goes on at the next call, if the server says that its
     file is still the same one. Of several processes that ask for the same address one fetches it, and the
-    others wait. A file's sha256 is part of its name in the cache: one that has changed there is fetched again.
+    others wait. A file in the cache has its sha256 in its name; one that has changed is fetched again.
 
     Args:
         address: where it is.
@@ -88,7 +88,7 @@ def fetch(
 
 
 def _files_of(folder: Path, key: str) -> list[Path]:
-    """The whole files that the cache has of an address; those of versions before have no sum in their name."""
+    """The whole files that the cache has of an address; older versions wrote no sum into their names."""
     return [path for path in folder.glob(f"{key}-*") if path.suffix not in (".part", ".validator")]
 
 

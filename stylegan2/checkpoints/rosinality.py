@@ -1,7 +1,8 @@
 """The .pt files of rosinality's stylegan2-pytorch, and of what was built on it (e4e, pSp, StyleGAN-NADA).
 
 {"g_ema": state_dict, maybe "g", "d", "latent_avg", ...}; e4e and pSp: {"state_dict": with the generator's
-names after "decoder.", "latent_avg", "opts"}. Beside these, a generator's state_dict alone.
+names after "decoder.", "latent_avg", "opts"}. Beside these, a generator's state_dict alone; and "module."
+before all names, which DataParallel leaves there.
 """
 
 import re
@@ -10,70 +11,58 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylegan2.checkpoints.arrays import Storages
 from stylegan2.checkpoints.checkpoint import (
     Checkpoint,
     Network,
-    WithoutData,
+    Source,
     check_filter,
+    completed,
+    generator_part,
     infer_config,
     layer_at,
     with_filters,
     without_first,
 )
 from stylegan2.checkpoints.pickles import CheckpointError, Value, describe
-from stylegan2.files import check_weights
-from stylegan2.generator import GeneratorConfig, MappingNetwork
 
 NAMES = {"argparse.Namespace", "torch.device"}
 CONSTANT = "input.input"
-DECODER = "decoder."
-AVERAGED_LATENTS = 10_000
 
 
 def recognise(root: Value) -> bool:
     return isinstance(root, dict) and (
-        any(key in root for key in ("g_ema", "g", "state_dict", "d")) or CONSTANT in root
+        any(key in root for key in ("g_ema", "g", "state_dict", "d"))
+        or generator_part(root, CONSTANT, "G_ema") is not None
     )
 
 
-def read(root: Value, storages: Storages, network: Network) -> Checkpoint:
+def read(root: Value, source: Source, network: Network) -> Checkpoint:
     """The generator of a file's object. Raises CheckpointError."""
-    records = _choose(root, network)
-    arrays = {name: storages.tensor(record, name) for name, record in records.items()}
-    tensors = _renamed(arrays)
-    notes: tuple[str, ...] = ()
+    records, choice = _choose(root, network)
+    tensors = _renamed({name: source.tensor(record, name) for name, record in records.items()})
     average = root.get("latent_avg")
     if average is not None:
-        tensors["mapping.w_avg"] = _single(storages.tensor(average, "latent_avg"))
-        config = infer_config(tensors)
-    else:
-        config = infer_config(tensors)
-        tensors["mapping.w_avg"] = _mean_latent(tensors, config)
-        notes = (f"the file has no latent_avg; estimated from {AVERAGED_LATENTS:,} latents (seed 0)",)
-    return Checkpoint(format="rosinality", config=config, tensors=tensors, notes=notes)
+        tensors["mapping.w_avg"] = _single(source.tensor(average, "latent_avg"))
+    config = infer_config(tensors)
+    tensors, notes = completed(tensors, config)
+    return Checkpoint(format="rosinality", config=config, tensors=tensors, notes=(*choice, *notes))
 
 
-def _choose(root: dict[Any, Value], network: Network) -> dict[str, Value]:
-    """The generator's state_dict."""
-    key = "g_ema" if network == "G_ema" else "g"
-    found: Value = root
-    if key in root:
-        found = root[key]
-    elif "state_dict" in root and isinstance(root["state_dict"], dict):
-        found = {
-            name.removeprefix(DECODER): value
-            for name, value in root["state_dict"].items()
-            if isinstance(name, str) and name.startswith(DECODER)
-        }
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise CheckpointError(f"its {key} is {describe(found)}, not a state_dict")
-    if CONSTANT not in found:
-        names = ", ".join(ascii(name) for name in list(found or root)[:5])
+def _choose(root: dict[Any, Value], network: Network) -> tuple[dict[str, Value], tuple[str, ...]]:
+    """(the generator's state_dict, notes on the choice)."""
+    key, notes = ("g_ema" if network == "G_ema" else "g"), ()
+    if key == "g_ema" and key not in root and generator_part(root.get("g"), CONSTANT, network) is not None:
+        key, notes = "g", ("the file has no averaged weights (g_ema); these are g's",)
+    state: Value = root[key] if key in root else root.get("state_dict", root)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"its {key} is {describe(state)}, not a state_dict")
+    found = generator_part(state, CONSTANT, network)
+    if found is None:
+        names = ", ".join(ascii(name) for name in list(state or root)[:5])
         raise CheckpointError(
             f"no {CONSTANT}, so no generator, in it (but {names:.120}); give the file that has one"
         )
-    return found
+    return found, notes
 
 
 def _renamed(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -123,16 +112,3 @@ def _single(average: Tensor) -> Tensor:
     if average.ndim != 1:
         raise CheckpointError(f"latent_avg is {list(average.shape)}; one latent was expected")
     return average.contiguous()
-
-
-def _mean_latent(tensors: dict[str, Tensor], config: GeneratorConfig) -> Tensor:
-    with WithoutData():
-        mapping = MappingNetwork(config)
-    weights = {
-        name: tensors.get(f"mapping.{name}", torch.zeros(config.w_dim)) for name in mapping.state_dict()
-    }
-    check_weights(mapping, weights, "mapping")
-    mapping.load_state_dict(weights, assign=True)
-    z = torch.randn(AVERAGED_LATENTS, config.z_dim, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return mapping(z)[:, 0].mean(dim=0)
