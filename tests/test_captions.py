@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip2gan.evaluation.avatars import groups, matches, visible
+from clip2gan.domains.avatars.vocabulary import groups, matches, visible
 from tools import domain
 from tools.captions import MAX_ATTRIBUTES, Caption, caption
 

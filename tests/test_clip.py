@@ -19,7 +19,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 
 from clip2gan.clip import CONFIG_NAME, WEIGHTS_NAME, ClipEncoder, save_local_dir
-from clip2gan.evaluation.avatars import groups
+from clip2gan.domains.avatars.vocabulary import groups
 from tools import domain
 
 SIZE = CLIP_CONFIG["vision_cfg"]["image_size"]

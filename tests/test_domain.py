@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from clip2gan.evaluation.avatars import groups, visible
+from clip2gan.domains.avatars.vocabulary import groups, visible
 from tools import domain, make_avatars
 from tools.dataset import read_avatars
 

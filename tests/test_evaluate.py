@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_perceptual import face_network
 
+from clip2gan.domains.avatars.judge import Judge
+from clip2gan.domains.avatars.vocabulary import groups
 from clip2gan.evaluation import inception
 from clip2gan.evaluation.attributes import named, others_kept, variety
-from clip2gan.evaluation.avatars import groups
 from clip2gan.evaluation.inception import missing_part
 from clip2gan.evaluation.metrics import clip_score, diversity, frechet_distance, r_precision
 from clip2gan.evaluation.report import Evaluation, Protocol, markdown
 from clip2gan.model import load
+
+JUDGE = Judge()
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -208,16 +211,20 @@ def attributes(**values: str) -> dict[str, str]:
 def test_named_attributes_are_counted_text_by_text():
     seen = [[attributes(hair="bob"), attributes(hair="bun")], [attributes(eyewear="glasses")] * 2]
     claims = [{"hair": ["bob"]}, {"eyewear": ["glasses"], "hair": ["long"]}]
-    assert named(claims, seen) == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
-    assert named([{"eyes": ["open"]}], [[attributes(eyewear="sunglasses", eyes="open")]]) == 0  # hidden
+    assert named(JUDGE, claims, seen) == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
+    assert (
+        named(JUDGE, [{"eyes": ["open"]}], [[attributes(eyewear="sunglasses", eyes="open")]]) == 0
+    )  # hidden
 
 
 def test_others_are_kept_where_they_can_be_seen():
     before = attributes(hair="bob", skin="pale")
-    assert others_kept([before], [attributes(hair="bun", skin="pale")], ["hair"]) == 1
-    assert others_kept([before], [attributes(hair="bob", skin="dark")], ["hair"]) == pytest.approx(8 / 9)
+    assert others_kept(JUDGE, [before], [attributes(hair="bun", skin="pale")], ["hair"]) == 1
+    assert others_kept(JUDGE, [before], [attributes(hair="bob", skin="dark")], ["hair"]) == pytest.approx(
+        8 / 9
+    )
     covered = attributes(hair="bob", skin="pale", eyewear="sunglasses", eyes="closed")
-    assert others_kept([before], [covered], ["eyewear"]) == 1
+    assert others_kept(JUDGE, [before], [covered], ["eyewear"]) == 1
 
 
 @settings(max_examples=20)
@@ -232,9 +239,9 @@ def test_variety_is_relative_to_the_generator(seed: int):
     samples = [sample() for _ in range(1600)]
     free = [[sample(hair="bob") for _ in range(16)] for _ in range(40)]
     claims = [{"hair": ["bob"]}] * 40
-    assert variety(claims, free, samples) == pytest.approx(1, abs=0.05)
-    assert variety(claims, [[row[0]] * 16 for row in free], samples) == 0
-    assert variety(claims, [row[:8] * 2 for row in free], samples) < 0.95  # every picture twice
+    assert variety(JUDGE, claims, free, samples) == pytest.approx(1, abs=0.05)
+    assert variety(JUDGE, claims, [[row[0]] * 16 for row in free], samples) == 0
+    assert variety(JUDGE, claims, [row[:8] * 2 for row in free], samples) < 0.95  # every picture twice
 
 
 @pytest.mark.slow

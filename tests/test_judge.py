@@ -6,8 +6,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from clip2gan.evaluation import avatars
-from clip2gan.evaluation.judge import WEIGHTS, Judge, judge_images, verdicts
+from clip2gan.domains.avatars import vocabulary as avatars
+from clip2gan.domains.avatars.judge import WEIGHTS, Judge, judge_images, verdicts
+from clip2gan.evaluation.judge import judged_prompts
 from tools import domain, measure_avatars, train_judge
 from tools.captions import caption
 from tools.make_avatars import make_pictures, write_zip
@@ -83,7 +84,7 @@ def test_trained_judge_reads_renders():
     rng = np.random.default_rng(123)
     attributes = [domain.sample_attributes(rng) for _ in range(60)]
     pictures = measure_avatars.stack([domain.draw(each, rng, 64) for each in attributes])
-    kept = measure_avatars.kept(attributes, measure_avatars.judged(Judge.load(), pictures))
+    kept = measure_avatars.kept(Judge.load(), attributes, Judge.load().see(pictures))
     assert measure_avatars.mean(kept.values()) > 0.97
 
 
@@ -98,7 +99,7 @@ def test_unnamed_attributes_are_compared_where_seen_before_and_after():
 def test_kept_counts_a_group_that_got_hidden_as_lost():
     before = {**BASE, "eyewear": "none"}
     after = {**before, "eyewear": "sunglasses"}
-    shares = measure_avatars.kept([before, after], [after, after])
+    shares = measure_avatars.kept(Judge(), [before, after], [after, after])
     assert shares["eyewear"] == 0.5
     assert shares["eyes"] == 0  # seen in the first picture only
     assert shares["skin"] == 1
@@ -121,7 +122,7 @@ def test_edits_ask_for_another_visible_value():
     attributes = [domain.sample_attributes(rng) for _ in range(200)]
     records = [{"attributes": each} for each in attributes]
     renders = measure_avatars.Avatars(torch.zeros(200, 3, 64, 64, dtype=torch.uint8), records)
-    edits = measure_avatars.choose_edits(renders, measure_avatars.read_json("edits.json"))
+    edits = measure_avatars.choose_edits(renders, measure_avatars.read_edits())
     for each, edit in zip(attributes, edits, strict=True):
         assert each[edit.group] != edit.value
         assert avatars.visible(each)[edit.group]
@@ -129,7 +130,7 @@ def test_edits_ask_for_another_visible_value():
 
 
 def test_prompts_name_values_of_the_domain():
-    prompts = measure_avatars.read_json("prompts.json")
+    prompts = judged_prompts("avatars")
     assert len({prompt["text"] for prompt in prompts}) == 100
     named = set()
     for prompt in prompts:
@@ -138,7 +139,7 @@ def test_prompts_name_values_of_the_domain():
             assert set(values) < set(GROUPS[group].values)
             named.add(group)
     assert named == set(GROUPS)
-    edits = measure_avatars.read_json("edits.json")
+    edits = measure_avatars.read_edits()
     assert {(e["group"], e["value"]) for e in edits} == {(n, v) for n, g in GROUPS.items() for v in g.values}
 
 
@@ -147,7 +148,7 @@ def test_prompts_are_not_captions_of_the_grammar():
     made = {
         caption(domain.sample_attributes(rng), rng, 1 + i % 4).text.lower().strip(".") for i in range(20000)
     }
-    prompts = {prompt["text"].lower().strip(".") for prompt in measure_avatars.read_json("prompts.json")}
+    prompts = {prompt["text"].lower().strip(".") for prompt in judged_prompts("avatars")}
     assert not made & prompts
 
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from open_clip.tokenizer import SimpleTokenizer
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.evaluation.avatars import groups, matches
+from clip2gan.domains.avatars.vocabulary import groups, matches
 from stylegan2.runs import RunFolder, step_generator
 from tools import captions, domain, make_avatars, train_clip, zero_shot
 from tools.train_clip import Settings, Tokenizer, make_model, open_data, train, with_all_tokens

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from clip2gan.evaluation import avatars
+from clip2gan.domains.avatars import vocabulary as avatars
 
 Claims = dict[str, tuple[str, ...]]
 """For each group that a text speaks of, the values of which the text is true."""

@@ -30,9 +30,9 @@ import click
 import torch
 from torch import Tensor
 
-from clip2gan.cli.evaluate import read_texts
-from clip2gan.evaluation.attributes import judged, named
-from clip2gan.evaluation.judge import Judge
+from clip2gan.domains.avatars.judge import Judge
+from clip2gan.evaluation.attributes import named
+from clip2gan.evaluation.judge import judged_prompts
 from clip2gan.evaluation.metrics import clip_score, diversity
 from clip2gan.evaluation.report import stack
 from clip2gan.model import Model, load
@@ -97,7 +97,7 @@ def train_peer(w: Tensor, e: Tensor, lr: float, noise: float, seconds: float) ->
 @torch.no_grad()
 def measure(model: Model, draw: Callable[[str, int], Any]) -> dict[str, float]:
     """Figures of `draw(text, seed)`, a picture, on the prompts of `clip2gan evaluate`."""
-    entries = read_texts(None, "prompts.json")
+    entries = judged_prompts("avatars")
     draw(entries[0]["text"], 0)  # warm
     start = time.process_time()
     pictures = [[draw(entry["text"], seed) for seed in range(SEEDS)] for entry in entries]
@@ -107,7 +107,7 @@ def measure(model: Model, draw: Callable[[str, int], Any]) -> dict[str, float]:
     judge = Judge.load()
     return {
         "named": named(
-            [entry["claims"] for entry in entries], [judged(judge, stack(row)) for row in pictures]
+            judge, [entry["claims"] for entry in entries], [judge.see(stack(row)) for row in pictures]
         ),
         "clip_score": clip_score(e_pictures.flatten(0, 1), e_texts.repeat_interleave(SEEDS, 0)),
         "diversity": diversity(e_pictures),

@@ -31,15 +31,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from torch import Tensor
 
-from clip2gan.cli.evaluate import read_texts
 from clip2gan.data.samples import plain_prompts, to_floats
-from clip2gan.evaluation.attributes import Claims, judged, named
-from clip2gan.evaluation.judge import Judge
+from clip2gan.domains.avatars.judge import Judge
+from clip2gan.evaluation.attributes import Claims, named
+from clip2gan.evaluation.judge import judged_prompts
 from clip2gan.evaluation.report import stack
 from clip2gan.gap import Collapse, Gap, NoGap, Posterior, fit_gap
 from clip2gan.mappers.mlp import MlpMapper
@@ -119,8 +120,10 @@ def measure(
         figures["true"] = true.mean().item()
         figures["rank"] = (similar > true[:, None]).sum(1).add(1).median().item()
     if judge is not None:
-        seen = judged(judge, images_again)
-        figures["named"] = named(claims, [seen[start : start + num] for start in range(0, len(seen), num)])
+        seen = judge.see(images_again)
+        figures["named"] = named(
+            judge, claims, [seen[start : start + num] for start in range(0, len(seen), num)]
+        )
     return figures
 
 
@@ -182,7 +185,9 @@ def main(
     truncation: float,
     sigma: float | None,
 ) -> None:
-    entries = read_texts(None if by_judge else prompts, "prompts.json")
+    entries: list[dict[str, Any]] = [{"text": text} for text in plain_prompts(prompts)]
+    if by_judge or prompts is None:
+        entries = judged_prompts("avatars")
     judge = Judge.load() if by_judge else None
     for run in runs:
         model = load(str(run / "bundle"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clip2gan.data.pictures import open_pictures
-from clip2gan.evaluation import avatars
+from clip2gan.domains.avatars import vocabulary as avatars
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The avatars domain: how attributes are chosen and drawn.
 
-The vocabulary is that of `clip2gan.evaluation.avatars`. Pictures are drawn with python-avatars
+The vocabulary is that of `clip2gan.domains.avatars`. Pictures are drawn with python-avatars
 (Avataaars by Pablo Stanley) and rasterised with resvg.
 """
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip2gan.evaluation.avatars import Attributes, groups, vocabulary
+from clip2gan.domains.avatars.vocabulary import Attributes, groups, vocabulary
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -18,7 +18,7 @@ import clip2gan
 from clip2gan.images import contact_sheet, difference, write_png
 from clip2gan.model import Model
 from tools.make_sheets import labelled
-from tools.measure_avatars import Edit, choose_edits, first, read_json, read_renders
+from tools.measure_avatars import Edit, choose_edits, first, read_edits, read_renders
 from tools.measure_edits import pictures_of
 
 ROWS = 12
@@ -56,7 +56,7 @@ def sheet(model: Model, pictures: Sequence[Image.Image], edits: Sequence[Edit]) 
 def main(model: str, measured: Path, renders: Path, out: Path) -> None:
     loaded = clip2gan.load(model, device="cpu")
     chosen = first(read_renders(renders, 1000), MEASURED)
-    pictures, edits = pictures_of(chosen), choose_edits(chosen, read_json("edits.json"))
+    pictures, edits = pictures_of(chosen), choose_edits(chosen, read_edits())
     failed = json.loads(measured.read_text(encoding="utf-8"))["edits"]["auto"]["failed"][:ROWS]
     for name, rows in (("editing", list(range(ROWS))), ("editing-failed", failed)):
         image = sheet(loaded, [pictures[row] for row in rows], [edits[row] for row in rows])

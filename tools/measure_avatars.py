@@ -13,7 +13,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 import clip2gan
-from clip2gan.evaluation import avatars
-from clip2gan.evaluation.attributes import Verdicts, judge_size, judged, kept
-from clip2gan.evaluation.avatars import matches
-from clip2gan.evaluation.judge import RESOLUTION, Judge, judge_images, verdicts
+from clip2gan.bundle import locate_bundle, read_config
+from clip2gan.domains.avatars import vocabulary as avatars
+from clip2gan.domains.avatars.judge import RESOLUTION, Judge, judge_images, judge_size, verdicts
+from clip2gan.domains.avatars.vocabulary import matches
+from clip2gan.evaluation.attributes import Verdicts, kept
+from clip2gan.evaluation.judge import judged_prompts
 from clip2gan.model import Model, to_tensor
 from tools import zero_shot
 from tools.dataset import Avatars, read_avatars
@@ -101,7 +102,7 @@ def text_to_picture(
     for prompt in bar(prompts, "text to picture"):
         pictures = model.generate(prompt["text"], num=SEEDS_PER_PROMPT, truncation=TRUNCATION)
         right = []
-        for seen in judged(judge, stack(pictures)):
+        for seen in judge.see(stack(pictures)):
             for group, values in prompt["claims"].items():
                 right.append(matches({group: values}, seen))
                 by_group[group].append(right[-1])
@@ -125,7 +126,7 @@ def ceiling(model: Model, judge: Judge, renders: Avatars) -> dict[str, float]:
                 model.mapper(model.gap.from_image(embeddings)), noise_mode="const"
             ).cpu()
         )
-    return kept(truths(renders), judged(judge, torch.cat(pictures)))
+    return kept(judge, truths(renders), judge.see(torch.cat(pictures)))
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def measure_edits(
         inverted.append(model.synthesize(ws))
         edited.append(model.edit(ws, {edit.text: 1.0}, strength="auto"))
     original, start, end = (
-        judged(judge, images) for images in (to_unit(renders.images), stack(inverted), stack(edited))
+        judge.see(images) for images in (to_unit(renders.images), stack(inverted), stack(edited))
     )
     hits = [matches({edit.group: [edit.value]}, seen) for edit, seen in zip(edits, end, strict=True)]
     targets: dict[str, list[bool]] = defaultdict(list)
@@ -177,7 +178,7 @@ def measure_edits(
         "target": mean(hits),
         "kept_original": mean(unnamed_kept(original, end, named)),
         "kept_inversion": mean(unnamed_kept(start, end, named)),
-        "inversion": mean(list(kept(truths(renders), start).values())),
+        "inversion": mean(list(kept(judge, truths(renders), start).values())),
     }
     details = {
         "target_by_group": {group: mean(found) for group, found in targets.items()},
@@ -297,9 +298,15 @@ def first(renders: Avatars, num: int) -> Avatars:
     return Avatars(renders.images[:num], renders.records[:num])
 
 
-def read_json(name: str) -> list[dict[str, Any]]:
-    """One of the lists that `clip2gan evaluate` uses."""
-    return json.loads((resources.files("clip2gan.evaluation") / name).read_text(encoding="utf-8"))
+def read_edits() -> list[dict[str, str]]:
+    """The texts of the avatars' vocabulary, each with its group and value."""
+    vocabulary = read_config(locate_bundle("avatars")).domain.vocabulary
+    return [
+        {"text": text, "group": group, "value": value}
+        for group, values in vocabulary.items()
+        for value, texts in values.items()
+        for text in texts
+    ]
 
 
 def measure(
@@ -309,7 +316,7 @@ def measure(
     model = clip2gan.load(name, device="cpu", mapper=mapper)
     measured = Measured()
     figures, details = measured.figures, measured.details
-    prompts = read_json("prompts.json")[:: 5 if quick else 1]
+    prompts = judged_prompts("avatars")[:: 5 if quick else 1]
 
     figures["text_to_picture"], details["text_to_picture"] = text_to_picture(model, judge, prompts)
     by_group = ceiling(model, judge, renders)
@@ -323,7 +330,7 @@ def measure(
     figures["clip_zero_shot"] = mean(by_group.values())
     details["clip_zero_shot"] = by_group
     edited = first(renders, 10 if quick else 100)
-    chosen = choose_edits(edited, read_json("edits.json"))
+    chosen = choose_edits(edited, read_edits())
     for source, prefix in (("invert", "edit"), ("clip", "edit_clip")):
         found, details[prefix] = measure_edits(model, judge, edited, chosen, source)
         if source == "invert":

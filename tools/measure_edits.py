@@ -21,18 +21,17 @@ from PIL import Image
 from torch import Tensor
 
 import clip2gan
-from clip2gan.evaluation.avatars import matches
-from clip2gan.evaluation.judge import Judge
+from clip2gan.domains.avatars.judge import Judge
+from clip2gan.domains.avatars.vocabulary import matches
 from clip2gan.model import Directions, Model
 from tools.dataset import Avatars
 from tools.measure_avatars import (
     Edit,
     choose_edits,
     first,
-    judged,
     kept,
     mean,
-    read_json,
+    read_edits,
     read_renders,
     stack,
     to_unit,
@@ -65,8 +64,8 @@ def inversions(model: Model, judge: Judge, renders: Avatars, how: str) -> tuple[
     else:
         found = torch.cat([model.latents(picture, how) for picture in pictures])  # type: ignore[arg-type]
     rows = found.split(1)
-    seen = judged(judge, stack(model.synthesize(ws) for ws in rows))
-    share = mean(list(kept(truths(renders), seen).values()))
+    seen = judge.see(stack(model.synthesize(ws) for ws in rows))
+    share = mean(list(kept(judge, truths(renders), seen).values()))
     decibels = mean(model.psnr(picture, ws) for picture, ws in zip(pictures, rows, strict=True))
     return found, {"attributes kept": share, "PSNR": decibels, "seconds": seconds}
 
@@ -80,9 +79,9 @@ def edits_of(
     seconds = (time.process_time() - start) / len(edits)
     made = [model.synthesize(row) for row in changed.split(1)]
     ws = ws[: len(made)]
-    original = judged(judge, to_unit(renders.images[: len(made)]))
-    start = judged(judge, stack(model.synthesize(row) for row in ws.split(1)))
-    end = judged(judge, stack(made))
+    original = judge.see(to_unit(renders.images[: len(made)]))
+    start = judge.see(stack(model.synthesize(row) for row in ws.split(1)))
+    end = judge.see(stack(made))
     hits = [matches({edit.group: [edit.value]}, seen) for edit, seen in zip(edits, end, strict=True)]
     groups: dict[str, list[bool]] = defaultdict(list)
     for edit, hit in zip(edits, hits, strict=True):
@@ -161,7 +160,7 @@ def table(title: str, rows: dict[str, dict[str, Any]]) -> str:
 def main(*, model: str, num: int, baseline: int, renders: Path, only: str | None, out: Path | None) -> None:
     loaded, judge = clip2gan.load(model, device="cpu"), Judge.load()
     chosen = first(read_renders(renders, 1000), num)
-    edits = choose_edits(chosen, read_json("edits.json"))
+    edits = choose_edits(chosen, read_edits())
     loaded.memory  # noqa: B018  made once, on first use
     inverted: dict[str, dict[str, Any]] = {}
     edited: dict[str, dict[str, Any]] = {}

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from clip2gan.clip import ClipEncoder, save_local_dir
 from clip2gan.data.pictures import Pictures, open_pictures
 from clip2gan.devices import resolve_device
-from clip2gan.evaluation import avatars
+from clip2gan.domains.avatars import vocabulary as avatars
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
 from tools import domain, zero_shot
 from tools.captions import Caption, Claims, caption

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from clip2gan.evaluation.judge import WEIGHTS, Judge, judge_images
+from clip2gan.domains.avatars.judge import WEIGHTS, Judge, judge_images
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
 from tools.dataset import Avatars, read_avatars
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip2gan.evaluation import avatars
+from clip2gan.domains.avatars import vocabulary as avatars
 
 TEMPLATES = ("{}", "a picture of {}", "This is {}.")
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from clip2gan.bundle import BundleConfig
+    from clip2gan.domain import Domain
     from clip2gan.evaluation.report import Instruments
     from clip2gan.model import Model
 
@@ -44,28 +46,39 @@ measured with; beside it come report.md, the table, and report.png, a sheet with
 
 @click.command(epilog=EXAMPLE)
 @click.option(
-    "--model", default="avatars", show_default=True, metavar="MODEL[:MAPPER]", help="What is measured."
-)
-@click.option("--against", multiple=True, metavar="MODEL[:MAPPER]", help="Beside which others (repeatable).")
-@click.option(
-    "--prompts", type=EXISTING_FILE, metavar="FILE", help="One text a line.  [default: 100 about faces]"
+    "--model", default="avatars", show_default=True, metavar="MODEL[:MAPPER]", help="The model to measure."
 )
 @click.option(
-    "--attributes", type=EXISTING_FILE, metavar="FILE", help="Texts to edit by.  [default: about faces]"
+    "--against",
+    multiple=True,
+    metavar="MODEL[:MAPPER]",
+    help="Another model to compare it with (repeatable).",
+)
+@click.option(
+    "--prompts",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    help="Texts to draw, one a line.  [default: the domain's]",
+)
+@click.option(
+    "--attributes",
+    type=EXISTING_FILE,
+    metavar="FILE",
+    help="Texts to edit by, one a line.  [default: the domain's]",
 )
 @click.option("--real", metavar="DIR|ZIP|SHARDS", help="Pictures that no model was trained on; at least 2.")
 @click.option(
-    "--max-real", type=click.IntRange(2), default=500, show_default=True, help="Take so many of them at most."
+    "--max-real", type=click.IntRange(2), default=500, show_default=True, help="Most real pictures to use."
 )
 @click.option(
-    "--clip", metavar="CLIP", help="The CLIP that judges, as in train-mapper.  [default: each model's own]"
+    "--clip", metavar="CLIP", help="The CLIP that compares pictures and texts.  [default: each model's own]"
 )
 @click.option(
     "--judge",
-    type=click.Choice(["auto", "avatars", "none"]),
     default="auto",
     show_default=True,
-    help="What sees the attributes of avatars; auto: where the first model has the avatars' CLIP.",
+    metavar="auto|none|NAME",
+    help="What sees attributes in pictures; auto: the judge that each model's domain names, if any.",
 )
 @click.option(
     "--lpips",
@@ -113,14 +126,14 @@ def command(
     names = [model, *against]
     if len(set(names)) < len(names):
         raise click.BadParameter("the same model twice", param_hint="'--against'")
-    with blame("--prompts"):
-        drawn = _different(read_texts(prompts, "prompts.json"), prompts)
-    with blame("--attributes"):
-        edits = _different(read_texts(attributes, "edits.json"), attributes)
     if out is not None:
         check_outputs([out, out.with_suffix(".md"), out.with_suffix(".png")], force)
-    for name in names:
-        _check_model(name, "--model" if name == model else "--against")
+    domains = {name: _check_model(name, "--model" if name == model else "--against").domain for name in names}
+    judges = {name: _judge_of(judge, domain) for name, domain in domains.items()}
+    with blame("--prompts"):
+        drawn = _different(_texts_to_draw(prompts, domains[model], judges[model]), prompts)
+    with blame("--attributes"):
+        edits = _different(_texts_to_edit(attributes, domains[model]), attributes)
 
     from dataclasses import replace
 
@@ -140,9 +153,7 @@ def command(
         real=pictures_at(loaded.resolution),
         seed=seed,
     )
-    if judge == "auto":
-        judge = "avatars" if is_avatars(loaded) else "none"
-    instruments = _instruments(clip, judge, lpips, identity, resolve_device(device))
+    instruments = _instruments(clip, judges[model], lpips, identity, resolve_device(device))
     _tell_left_out(instruments, prompts, attributes, real is not None)
     settings = {
         "prompts": list(protocol.prompts),
@@ -151,7 +162,7 @@ def command(
         "real_pictures": len(protocol.real),
         "max_real": max_real if real else None,
         "clip": clip or "each model's own",
-        "judge": judge,
+        "judge": judges[model] or "none",
         "lpips": lpips,
         "identity": identity,
         "num": num,
@@ -160,13 +171,25 @@ def command(
         "seeds": list(range(seed, seed + num)),
     }
     tell = (lambda line: None) if as_json else click.echo
-    tell(_line(settings, prompts=_source(drawn, prompts), attributes=_source(edits, attributes), seeds=None))
+    tell(
+        _line(
+            settings,
+            prompts=_source(drawn, prompts),
+            attributes=_source(edits, attributes),
+            seeds=None,
+        )
+    )
     models: dict[str, dict[str, Any]] = {}
     evaluations: dict[str, Evaluation] = {}
     for name in names:
         loaded = loaded if name == model else _load(name, device)
         seeing = instruments.clip or loaded.clip
-        about = {**loaded.provenance(), "clip": seeing.spec, "clip_sha256": seeing.fingerprint()}
+        about = {
+            **loaded.provenance(),
+            "clip": seeing.spec,
+            "clip_sha256": seeing.fingerprint(),
+            "judge": judges[name] or "none",
+        }
         clips = {one["clip_sha256"] for one in models.values()}
         if len(clips) == 1 and about["clip_sha256"] not in clips:
             warn("the models have different CLIPs, whose figures do not compare; name one by --clip")
@@ -174,7 +197,8 @@ def command(
         short = about["fingerprint"][:12]
         tell(f"{name}: {_line(about, fingerprint=short, model=None, clip_sha256=None, versions=None)}")
         protocol = replace(protocol, real=pictures_at(loaded.resolution))
-        evaluations[name] = evaluate(loaded, protocol, instruments, partial(progress, desc=name))
+        measuring = instruments if judges[name] == judges[model] else replace(instruments, judge=None)
+        evaluations[name] = evaluate(loaded, protocol, measuring, partial(progress, desc=name))
     table = markdown(evaluations)
     tell(table)
     made = {"command": "evaluate", **settings, "models": models}
@@ -191,26 +215,53 @@ def command(
         click.echo(json.dumps({**result, "files": files}, indent=2))
 
 
-def read_texts(path: Path | None, default: str) -> "list[dict[str, Any]]":
-    """{"text": ...} of each line of a file, or the package's own list `default`, which says what they mean.
+def _judge_of(judge: str, domain: "Domain") -> str | None:
+    """The name of the judge of `--judge` for models of this domain."""
+    from clip2gan.evaluation.judge import known_judges
+
+    name = domain.judge if judge == "auto" else judge
+    if name in (None, "none"):
+        return None
+    if name not in known_judges():
+        if judge == "auto":
+            return None  # of a domain that another version knows
+        choices = ", ".join(known_judges())
+        raise click.BadParameter(f"no judge {name!r}; choose auto, none or {choices}", param_hint="'--judge'")
+    if domain.judge != name:
+        warn(f"the judge {name} knows another domain than {domain.name}; its figures may mean nothing")
+    return name
+
+
+def _texts_to_draw(path: Path | None, domain: "Domain", judge: str | None) -> "list[dict[str, Any]]":
+    """{"text": ...} of each line of a file; else the judge's own, with their claims, or the domain's.
 
     Raises ValueError when there is none.
     """
-    if path is None:
-        from importlib import resources
+    from clip2gan.data.samples import plain_prompts
+    from clip2gan.evaluation.judge import judged_prompts
 
-        own = resources.files("clip2gan.evaluation") / default
-        return json.loads(own.read_text(encoding="utf-8"))
+    if path is None and judge is not None:
+        return judged_prompts(judge)
+    if path is None and not domain.prompts:
+        warn(
+            f"the domain {domain.name} has no texts; plain ones about nothing in particular are drawn "
+            "(--prompts gives others)"
+        )
+    return [{"text": text} for text in plain_prompts(path, domain)]
+
+
+def _texts_to_edit(path: Path | None, domain: "Domain") -> "list[dict[str, Any]]":
+    """{"text": ...} of each line of a file; else the domain's vocabulary or its prompts."""
     from clip2gan.data.samples import plain_prompts
 
-    return [{"text": text} for text in plain_prompts(path)]
-
-
-def is_avatars(model: "Model") -> bool:
-    """Whether a model draws avatars, as far as its CLIP tells."""
-    from clip2gan.clip import ClipEncoder
-
-    return model.clip.fingerprint() == ClipEncoder.load("avatars").fingerprint()
+    if path is None and domain.vocabulary:
+        return [
+            {"text": text, "group": group, "value": value}
+            for group, values in domain.vocabulary.items()
+            for value, texts in values.items()
+            for text in texts
+        ]
+    return [{"text": text} for text in plain_prompts(path, domain)]
 
 
 def _different(entries: list[dict[str, Any]], source: Path | None) -> list[dict[str, Any]]:
@@ -229,8 +280,8 @@ def _split(name: str) -> tuple[str, str | None]:
     return model, mapper
 
 
-def _check_model(name: str, option: str) -> None:
-    """Raise click.BadParameter of this option where there is no such model or mapper."""
+def _check_model(name: str, option: str) -> "BundleConfig":
+    """A model's config; click.BadParameter of this option where there is no such model or mapper."""
     from clip2gan.bundle import choose_mapper, locate_bundle, read_config
 
     model, mapper = _split(name)
@@ -239,6 +290,7 @@ def _check_model(name: str, option: str) -> None:
     config = read_config(folder)
     with blame(option):
         choose_mapper(config, mapper, model)
+    return config
 
 
 def _load(name: str, device: str) -> "Model":
@@ -264,11 +316,11 @@ def _real_pictures(source: str, resolution: int, count: int) -> "list[Image.Imag
 
 
 def _instruments(
-    clip: str | None, judge: str, lpips: str | None, identity: str | None, where: "torch.device"
+    clip: str | None, judge: str | None, lpips: str | None, identity: str | None, where: "torch.device"
 ) -> "Instruments":
     from clip2gan.clip import ClipEncoder
     from clip2gan.evaluation.inception import missing_part
-    from clip2gan.evaluation.judge import Judge
+    from clip2gan.evaluation.judge import load_judge
     from clip2gan.evaluation.report import Instruments
     from clip2gan.perceptual import identity_distance, lpips_distance
 
@@ -280,7 +332,7 @@ def _instruments(
         raise OSError(str(error).replace("choose --perceptual clip", "leave --lpips out")) from error
     return Instruments(
         clip=encoder,
-        judge=Judge.load() if judge == "avatars" else None,
+        judge=load_judge(judge) if judge is not None else None,
         lpips=distance,
         identity=identity_distance(identity, where) if identity else None,
         inception=missing_part() is None,
@@ -297,7 +349,7 @@ def _tell_left_out(
         click.echo(f"FID and KID are left out; for them {missing_part()}", err=True)
     if instruments.judge is None:
         return
-    reason = "only of the package's own texts the judge knows what they say"
+    reason = "the judge knows only of its domain's own texts what they say"
     if prompts is not None:
         click.echo(f"named and variety are left out for the texts of {prompts}: {reason}", err=True)
     if attributes is not None and has_real:
@@ -305,7 +357,7 @@ def _tell_left_out(
 
 
 def _source(entries: list[dict[str, Any]], path: Path | None) -> str:
-    return f"{len(entries)} of {path or 'the package'}"
+    return f"{len(entries)} of {path or 'the domain'}"
 
 
 def _line(settings: Mapping[str, Any], **shown: str | None) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.evaluation.attributes import Claims, Verdicts, judged, kept, named, others_kept, variety
+from clip2gan.evaluation.attributes import Claims, Verdicts, kept, named, others_kept, variety
 from clip2gan.evaluation.inception import inception_distances
 from clip2gan.evaluation.judge import Judge
 from clip2gan.evaluation.metrics import CANDIDATES, clip_score, diversity, frechet_distance, r_precision
@@ -30,7 +30,7 @@ SHEET_GAP, SHEET_LABEL = 2, 200  # pixels
 
 @dataclass(frozen=True)
 class Attribute:
-    """A text to edit by; for avatars also what it says: a group and its value."""
+    """A text to edit by; where a vocabulary has it also what it says: a group and its value."""
 
     text: str
     group: str | None = None
@@ -43,7 +43,7 @@ class Protocol:
 
     Attributes:
         prompts: different texts to draw.
-        claims: for avatars, what each of these texts says; else nothing.
+        claims: what each of these texts says, where a judge knows it; else nothing.
         num: pictures of each, at least 2.
         truncation: psi.
         attributes: to edit by.
@@ -74,7 +74,7 @@ class Instruments:
 
     Attributes:
         clip: compares pictures and texts; None: each model's own, which favours it.
-        judge: sees the attributes of avatars.
+        judge: sees the attributes of the models' domain.
         lpips: a distance of pictures, averaged over a batch.
         identity: likewise, of faces.
         inception: whether to compute FID and KID.
@@ -249,13 +249,16 @@ def sheet(evaluations: Mapping[str, Evaluation], prompts: Sequence[str], size: i
 def _attributes(
     model: Model, judge: Judge, protocol: Protocol, pictures: Sequence[Sequence[Image.Image]]
 ) -> dict[str, float]:
-    seen = [judged(judge, stack(row)) for row in pictures]
+    seen = [judge.see(stack(row)) for row in pictures]
     random = torch.Generator().manual_seed(protocol.seed)
     samples: Verdicts = []
     for _ in range(VARIETY_DRAWS):
         ws = model.random_ws(protocol.num, random, protocol.truncation)
-        samples += judged(judge, model.generator.synthesis(ws, noise_mode="const").cpu())
-    return {"named": named(protocol.claims, seen), "variety": variety(protocol.claims, seen, samples)}
+        samples += judge.see(model.generator.synthesis(ws, noise_mode="const").cpu())
+    return {
+        "named": named(judge, protocol.claims, seen),
+        "variety": variety(judge, protocol.claims, seen, samples),
+    }
 
 
 def _pairwise(distance: Distance, pictures: Sequence[Sequence[Image.Image]], device: torch.device) -> float:
@@ -283,7 +286,7 @@ def _reconstruction(
             distances = [distance(x.to(model.device), y.to(model.device)).item() for x, y in parts]
             figures[f"reconstruction_{name}"] = statistics.mean(distances)
     if instruments.judge is not None:
-        shares = kept(judged(instruments.judge, before), judged(instruments.judge, after))
+        shares = kept(instruments.judge, instruments.judge.see(before), instruments.judge.see(after))
         figures["reconstruction_kept"] = statistics.mean(shares.values())
     return figures
 
@@ -303,7 +306,7 @@ def _edits(model: Model, clip: ClipEncoder, judge: Judge | None, protocol: Proto
         before = model.synthesize(ws)
         attribute = next(turns)
         if judge is not None:
-            (seen,) = judged(judge, to_tensor(before))
+            (seen,) = judge.see(to_tensor(before))
             attribute = next(one for one in turns if one.group is None or seen[one.group] != one.value)
         after = model.synthesize(model.change(ws, {attribute.text: 1.0}, strength="auto").ws)
         e_before, e_after = _embed(clip, [before, after])
@@ -313,10 +316,10 @@ def _edits(model: Model, clip: ClipEncoder, judge: Judge | None, protocol: Proto
         images.append((to_tensor(before), to_tensor(after)))
     figures = {"edit_gain": statistics.mean(gains), "edit_kept": statistics.mean(similar)}
     if judge is not None and all(attribute.group for attribute in done):
-        old, new = (judged(judge, torch.cat(column)) for column in zip(*images, strict=True))
+        old, new = (judge.see(torch.cat(column)) for column in zip(*images, strict=True))
         aims = [{one.group or "": [one.value or ""]} for one in done]
-        figures["edit_target"] = named(aims, [[seen] for seen in new])
-        figures["edit_others"] = others_kept(old, new, [one.group or "" for one in done])
+        figures["edit_target"] = named(judge, aims, [[seen] for seen in new])
+        figures["edit_others"] = others_kept(judge, old, new, [one.group or "" for one in done])
     return figures
 
 

@@ -1,4 +1,4 @@
-"""The avatars' attributes: ten groups of values, as `avatars.json` lists them, and where each can be seen."""
+"""The avatars' attributes: ten groups of values, of `vocabulary.json`, and where each can be seen."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ class Group:
 
 @cache
 def vocabulary() -> dict:
-    """The whole of `avatars.json`."""
-    return json.loads(Path(__file__).with_name("avatars.json").read_text(encoding="utf-8"))
+    """The whole of `vocabulary.json`."""
+    return json.loads(Path(__file__).with_name("vocabulary.json").read_text(encoding="utf-8"))
 
 
 @cache
 def groups() -> dict[str, Group]:
-    """The attribute groups by name, in the order of `avatars.json`."""
+    """The attribute groups by name, in the order of `vocabulary.json`."""
     return {name: _group(name, entry) for name, entry in vocabulary()["groups"].items()}
 
 
@@ -45,7 +45,7 @@ def _group(name: str, entry: dict) -> Group:
 
 
 def visible(attributes: Mapping[str, str]) -> dict[str, bool]:
-    """Whether each group can be seen in the picture ("hidden" of `avatars.json`).
+    """Whether each group can be seen in the picture ("hidden" of `vocabulary.json`).
 
     Hair colour has nothing to show on where a hat or a bald head goes without facial hair, and sunglasses
     cover the eyes.
