@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import EMBEDDINGS, open_captioned, picture_sides
 from clip2gan.data.captions import is_latin, read_captions
-from clip2gan.data.files import expand, open_files
+from clip2gan.data.files import ZipFiles, expand, open_files
 from clip2gan.data.pictures import open_mixed, open_pictures
 from clip2gan.data.prepare import Preparation, prepare, to_square
 
@@ -165,6 +166,42 @@ def test_a_damaged_file_in_a_zip_costs_no_other(tmp_path: Path) -> None:
     assert done.skipped.summary() == [
         "1 files of captions that cannot be read: notes.txt (Bad CRC-32 for file 'notes.txt')"
     ]
+
+
+def test_text_without_end_beside_a_picture_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in.zip"
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in PICTURES.items():
+            archive.writestr(name, content)
+        for name in ("a.txt", "notes.txt", "b.json"):
+            archive.writestr(name, "some words and no end of them\n" * 100_000)
+    files = open_files(source)
+    assert isinstance(files, ZipFiles)
+    read: list[int] = []
+
+    def counted(name: str, size: int) -> bytes:
+        data = ZipFiles._read(files, name, size)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(files, "_read", counted)
+    captions = read_captions(files)
+    assert captions.of == {}
+    assert sorted(captions.summary()) == [
+        "1 text files in which no caption is understood: notes.txt",
+        "2 files of captions that cannot be read: a.txt (larger than 1 MB), b.json (larger than 1 MB)",
+    ]
+    assert max(read) <= 1 << 20
+
+
+def test_many_captions_of_one_picture_take_no_longer_each(tmp_path: Path) -> None:
+    rows = "".join(f"a.png,caption number {number}\n" for number in range(30_000))
+    files = open_files(write(tmp_path, {**PICTURES, "captions.csv": "image,caption\n" + rows * 2}))
+    start = time.process_time()
+    assert len(read_captions(files).of["a.png"]) == 30_000
+    assert time.process_time() - start < 10  # it took minutes where each was compared with all before
 
 
 @given(st.text())

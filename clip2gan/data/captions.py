@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from clip2gan.data.files import Files
+from clip2gan.data.files import FILE_LIMIT, Files
+from clip2gan.images.formats import suffix_of
 
 DATASET = "dataset.json"
+ONE_LIMIT = 1 << 20  # bytes of the captions of one picture
 TABLES = {".txt", ".csv", ".tsv", ".token"}
 PICTURE_KEYS = (
     "file",
@@ -79,6 +81,7 @@ def read_captions(files: Files, any_script: bool = False) -> Captions:
     captions = Captions()
     any_script = any_script or prepared_resolution(files) is not None
     pictures = _Pictures(files.pictures)
+    kept: set[tuple[str, str]] = set()
     for where, picture, text in _found(files, pictures, captions):
         name = pictures.find(picture, where)
         clean = " ".join(text.split())
@@ -88,14 +91,16 @@ def read_captions(files: Files, any_script: bool = False) -> Captions:
             captions.skip("empty captions", f"{picture} ({where})")
         elif not any_script and not is_latin(clean):
             captions.skip("captions in another script than Latin", f"{picture} ({clean})")
-        elif clean not in captions.of.setdefault(name, []):
-            captions.of[name].append(clean)
-    captions.of = {name: texts for name, texts in captions.of.items() if texts}
+        elif (name, clean) not in kept:
+            kept.add((name, clean))
+            captions.of.setdefault(name, []).append(clean)
     return captions
 
 
 def is_latin(text: str) -> bool:
     """Whether at least half of the letters of `text` are Latin."""
+    if text.isascii():
+        return True
     letters = [char for char in text if char.isalpha()]
     return 2 * sum(unicodedata.name(char, "").startswith("LATIN") for char in letters) >= len(letters)
 
@@ -116,6 +121,7 @@ class _Pictures:
 
     def __init__(self, names: list[str]):
         self.names = set(names)
+        self._known: dict[tuple[str, str], str | None] = {}  # what `find` has found
         self._by_name: dict[str, list[str]] = defaultdict(list)
         self._by_stem: dict[str, list[str]] = defaultdict(list)
         for name in names:
@@ -125,6 +131,11 @@ class _Pictures:
 
     def find(self, picture: str, where: str) -> str | None:
         """By the whole name, also from the folder of `where`, or the only file of that name or stem."""
+        if (picture, where) not in self._known:
+            self._known[picture, where] = self._find(picture, where)
+        return self._known[picture, where]
+
+    def _find(self, picture: str, where: str) -> str | None:
         picture = picture.replace("\\", "/")
         for name in (picture, (PurePosixPath(where).parent / picture).as_posix()):
             if name in self.names:
@@ -154,7 +165,11 @@ def _found(files: Files, pictures: _Pictures, captions: Captions) -> Iterator[tu
             captions.skip("files of captions in stems of words, beside plain ones", name)
             continue
         try:
-            text = files.read(name).decode("utf-8-sig")
+            if _is_no_table(files, name, pictures):
+                captions.skip(NOT_UNDERSTOOD, name)
+                continue
+            one = suffix != ".jsonl" and pictures.described_by(name) is not None
+            text = files.read(name, ONE_LIMIT if one else FILE_LIMIT).decode("utf-8-sig")
         except UnicodeDecodeError:
             captions.skip("files of captions that cannot be read", f"{name} (not UTF-8; save it as UTF-8)")
             continue
@@ -166,6 +181,14 @@ def _found(files: Files, pictures: _Pictures, captions: Captions) -> Iterator[tu
         if not found and captions.count() == skipped and name != DATASET:
             captions.skip(NOT_UNDERSTOOD, name)
         yield from ((name, picture, caption) for picture, caption in found)
+
+
+def _is_no_table(files: Files, name: str, pictures: _Pictures) -> bool:
+    """Whether the beginning of a text shows that it is no table, and it is long: the rest is not read."""
+    if suffix_of(name) not in TABLES or pictures.described_by(name) is not None:
+        return False
+    head = files.head(name, ONE_LIMIT)
+    return len(head) == ONE_LIMIT and _columns(head.decode("utf-8-sig", "replace").splitlines()) is None
 
 
 def _captions_in(name: str, text: str, pictures: _Pictures, captions: Captions) -> Iterable[tuple[str, str]]:
