@@ -13,14 +13,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clip2gan.editing.session import EditSession
     from clip2gan.mappers import load_mapper, save_mapper
     from clip2gan.mappers.mlp import MlpMapper
     from clip2gan.model import Model, load
 
 __version__ = "0.1.0"
-__all__ = ["MlpMapper", "Model", "load", "load_mapper", "save_mapper"]
+__all__ = ["EditSession", "MlpMapper", "Model", "load", "load_mapper", "save_mapper"]
 
 _HOMES = {
+    "EditSession": "clip2gan.editing.session",
     "MlpMapper": "clip2gan.mappers.mlp",
     "Model": "clip2gan.model",
     "load": "clip2gan.model",

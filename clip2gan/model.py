@@ -6,9 +6,8 @@ edit        picture -> ws by inversion or encoder, or CLIP image -> mapper
             ws + M(e + strength * change of e) - M(e) -> synthesis; see editing.directions
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal
@@ -21,31 +20,21 @@ from torch import Tensor
 from clip2gan import __version__
 from clip2gan.bundle import Bundle, load_bundle
 from clip2gan.data.pictures import fit_square
-from clip2gan.data.samples import draw_samples, shards
 from clip2gan.defaults import TRUNCATION
 from clip2gan.devices import resolve_device
-from clip2gan.domain import EditThresholds, InversionConfig, TuningConfig
-from clip2gan.editing.directions import (
-    LOCALITY,
-    Course,
-    Memory,
-    Method,
-    Parts,
-    relevance,
-    restricted_to,
-)
+from clip2gan.domain import InversionConfig, TuningConfig
+from clip2gan.drawing import Drawing, Prompt, candidate_seed, check_text
+from clip2gan.editing.change import Change, Directions, draw_origin, make_change
+from clip2gan.editing.directions import Memory, Method
 from clip2gan.editing.inversion import invert, psnr, tune
-from clip2gan.editing.strength import Choice, identity, least_strengths, sign_of
+from clip2gan.editing.kind import Usual, find_usual
+from clip2gan.editing.references import reference_memory
+from clip2gan.editing.strength import Strength
 from clip2gan.images import to_picture
-from clip2gan.losses import feature_distance
 from clip2gan.mappers.own import OwnMapping
-from stylegan2.checkpoints.download import cache_folder
 from stylegan2.generator import set_precision, truncate
-from stylegan2.runs import step_generator
 
 Source = Literal["invert", "encoder", "clip"]
-
-BATCH_PIXELS = 2**18  # pixels of the pictures that are in memory at once
 
 
 def load(
@@ -74,97 +63,6 @@ def load(
     return Model(load_bundle(model, resolve_device(device), mapper), model, precision, compiled)
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """What a picture is drawn from.
-
-    Attributes:
-        embedding: [1, D], unit length.
-        is_text: whether it is a text's embedding, or a picture's.
-        center: [1, num_ws, w_dim] or [w_dim], where truncation pulls to.
-    """
-
-    embedding: Tensor
-    is_text: bool
-    center: Tensor
-
-
-@dataclass(frozen=True)
-class Directions:
-    """How texts become changes of latents; see `clip2gan.editing.directions`.
-
-    Attributes:
-        neutral: the text that attributes are added to; None: the domain's.
-        method: "neighbours", "clip", "mapped" or "raw".
-        keep: texts whose own directions are left out.
-        threshold: style channels that move CLIP less than this part of the most effective one stay.
-    """
-
-    neutral: str | None = None
-    method: Method = "neighbours"
-    keep: tuple[str, ...] = ()
-    threshold: float = 0.0
-
-
-@dataclass(frozen=True)
-class Change:
-    """An edit of latents, and what it came to.
-
-    Attributes:
-        ws: [1, num_ws, w_dim].
-        strengths: attribute -> strength.
-        clearness: attribute -> how clearly CLIP finds it: 1 as in pictures that show it, 0 as in all.
-        gains: attribute -> how much clearer it became.
-        identity: cosine of CLIP's embeddings before and after, in all but what was named.
-        perceptual: distance of CLIP's image features before and after, in the form of LPIPS.
-        moved: how far ws went, as a root mean square in standard deviations of latents.
-        from_average: how far they are from w_avg, likewise.
-        course: where other strengths lead.
-        reference: the strength of the picture to move towards.
-        agrees: the clearness that counts as shown.
-    """
-
-    ws: Tensor
-    strengths: dict[str, float]
-    clearness: dict[str, float]
-    gains: dict[str, float]
-    identity: float
-    perceptual: float
-    moved: float
-    from_average: float
-    course: Course = field(repr=False, compare=False)
-    reference: float = 1.0
-    agrees: float = EditThresholds.agrees
-
-    @property
-    def reached(self) -> dict[str, bool]:
-        """attribute -> whether CLIP finds it now (or its absence, where it was to go)."""
-        return {text: value >= self.agrees for text, value in self.clearness.items()}
-
-    @torch.no_grad()
-    def at(self, factor: float) -> Tensor:
-        """ws [1, num_ws, w_dim] at a part of all strengths, from 0 (none) to 1 (those of this change)."""
-        if factor == 0:
-            return self.course.ws
-        if factor == 1:
-            return self.ws
-        values = torch.tensor([[self.strengths[text] for text in self.course.texts]])
-        return self.course(factor * values, factor * self.reference)
-
-    def figures(self) -> dict[str, Any]:
-        """All but the latents, rounded, as it is reported."""
-        return {
-            "strengths": {text: round(value, 3) for text, value in self.strengths.items()},
-            "clip": {text: round(value, 3) for text, value in self.clearness.items()},
-            "clip_gain": {text: round(value, 3) for text, value in self.gains.items()},
-            "reached": self.reached,
-            "identity": round(self.identity, 4),
-            "perceptual": round(self.perceptual, 4),
-            "moved": round(self.moved, 3),
-            "from_average": round(self.from_average, 3),
-        }
-
-
 class Model:
     """A model that draws and edits.
 
@@ -188,7 +86,7 @@ class Model:
         self.device = self.w_avg.device
 
     def provenance(self) -> dict[str, Any]:
-        """What a picture of this model owes itself to: model, mapper, device and versions."""
+        """Provenance: model, mapper, device and versions."""
         return {
             "model": self.name,
             "fingerprint": self.bundle.fingerprint,
@@ -226,13 +124,9 @@ class Model:
 
         Raises ValueError for an empty text.
         """
-        prompts = [self.prompt(text) for text in ([texts] if isinstance(texts, str) else texts)]
-        seeds = range(seed, seed + num)
-        return [
-            self.draw(prompt, each, truncation=truncation, rerank=rerank, style=style)
-            for prompt in prompts
-            for each in seeds
-        ]
+        sources = [texts] if isinstance(texts, str) else texts
+        drawn = self.draw_all(sources, num, seed, truncation=truncation, rerank=rerank, style=style)
+        return [drawing.image for drawing in drawn]
 
     def vary(
         self,
@@ -245,23 +139,44 @@ class Model:
         style: Tensor | None = None,
     ) -> list[Image.Image]:
         """Pictures that CLIP sees like `image`; arguments as those of `generate`."""
-        prompt = self.prompt(image)
-        return [
-            self.draw(prompt, each, truncation=truncation, rerank=rerank, style=style)
+        drawn = self.draw_all([image], num, seed, truncation=truncation, rerank=rerank, style=style)
+        return [drawing.image for drawing in drawn]
+
+    def draw_all(
+        self,
+        sources: Sequence[str | Image.Image],
+        num: int = 1,
+        seed: int = 0,
+        *,
+        truncation: float = TRUNCATION,
+        rerank: int = 1,
+        style: Tensor | None = None,
+    ) -> Iterator[Drawing]:
+        """Draw `num` pictures of each text, or variations of each picture, one after the other.
+
+        A source is embedded once; other arguments are those of `generate`. Raises ValueError for an empty
+        text, before anything is drawn.
+        """
+        for source in sources:
+            if isinstance(source, str):
+                check_text(source)
+        return (
+            Drawing(source, each, self.draw(prompt, each, truncation=truncation, rerank=rerank, style=style))
+            for source in sources
+            for prompt in [self.prompt(source)]
             for each in range(seed, seed + num)
-        ]
+        )
 
     @torch.no_grad()
     def prompt(self, source: str | Image.Image) -> Prompt:
         """Embed a text or a picture. Raises ValueError for an empty text."""
         if isinstance(source, str):
-            if not source.strip():
-                raise ValueError("the text is empty; say what the picture shows")
-            return self.embedded(self.clip.encode_texts([source]), is_text=True)
-        return self.embedded(self.clip.encode_images([source]), is_text=False)
+            check_text(source)
+            return self.prompt_from_embedding(self.clip.encode_texts([source]), is_text=True)
+        return self.prompt_from_embedding(self.clip.encode_images([source]), is_text=False)
 
     @torch.no_grad()
-    def embedded(self, embedding: Tensor, is_text: bool) -> Prompt:
+    def prompt_from_embedding(self, embedding: Tensor, is_text: bool) -> Prompt:
         """A prompt of a unit embedding [1, D].
 
         Truncation pulls to the middle of a text's own pictures, where they differ around one. The mean latent
@@ -316,7 +231,12 @@ class Model:
     @torch.no_grad()
     def synthesize(self, ws: Tensor) -> Image.Image:
         """The picture of ws [1, num_ws, w_dim]."""
-        return to_picture(self.generator.synthesis(ws, noise_mode="const"))
+        return to_picture(self.draw_ws(ws))
+
+    @torch.no_grad()
+    def draw_ws(self, ws: Tensor) -> Tensor:
+        """The images [N, 3, R, R] in about [-1, 1] of ws [N, num_ws, w_dim]."""
+        return self.generator.synthesis(ws, noise_mode="const")
 
     def invert(
         self,
@@ -338,12 +258,12 @@ class Model:
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     ) -> Tensor:
         """ws [N, num_ws, w_dim] of several pictures at once; otherwise as `invert`."""
-        targets = torch.cat([to_tensor(self.fit(image), self.device) for image in images])
+        targets = torch.cat([self.to_target(image) for image in images])
         with torch.no_grad():
             anchor = torch.cat([self.estimate(image) for image in images])
             starts = [anchor]
             if self.encoder is not None:
-                starts.append(self._broadcast(self.encoder(targets)))
+                starts.append(self.broadcast(self.encoder(targets)))
         return invert(
             self.generator,
             self.clip,
@@ -361,19 +281,24 @@ class Model:
 
         Raises ValueError if the model has no encoder.
         """
-        if self.encoder is None:
-            raise ValueError(
-                f"the model {self.name} has no encoder; "
-                f"`clip2gan train-encoder --model {self.name}` makes one"
-            )
-        return self._broadcast(self.encoder(to_tensor(self.fit(image), self.device)))
+        self.check_source("encoder")
+        assert self.encoder is not None
+        return self.broadcast(self.encoder(self.to_target(image)))
 
     def latents(self, image: Image.Image, source: Source = "invert") -> Tensor:
         """ws [1, num_ws, w_dim] of a picture: by optimisation, by the encoder, or of its CLIP embedding."""
         find = {"invert": self.invert, "encoder": self.encode, "clip": self.estimate}
         return find[source](image)
 
-    def tuned(
+    def check_source(self, source: Source) -> None:
+        """Raise ValueError if this model has no encoder, and `source` is "encoder"."""
+        if source == "encoder" and self.encoder is None:
+            raise ValueError(
+                f"the model {self.name} has no encoder; "
+                f"`clip2gan train-encoder --model {self.name}` makes one"
+            )
+
+    def tune(
         self,
         image: Image.Image,
         ws: Tensor,
@@ -381,29 +306,25 @@ class Model:
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     ) -> "Model":
         """This model with a generator that is tuned to give `image` back at ws (pivotal tuning)."""
-        target = to_tensor(self.fit(image), self.device)
+        target = self.to_target(image)
         generator = tune(
             self.generator,
             self.clip,
             target,
             ws,
-            self._draw_one,
+            lambda random: self.random_ws(1, random),
             config=config or self.domain.tuning,
             progress=progress,
         )
         return Model(replace(self.bundle, generator=generator), self.name, self.precision)
 
-    @torch.no_grad()
     def error(self, image: Image.Image, ws: Tensor) -> float:
         """The mean absolute difference on [-1, 1] between `image` and the picture of ws."""
-        target = to_tensor(self.fit(image), self.device)
-        return float((self.generator.synthesis(ws, noise_mode="const") - target).abs().mean())
+        return float((self.draw_ws(ws) - self.to_target(image)).abs().mean())
 
-    @torch.no_grad()
     def psnr(self, image: Image.Image, ws: Tensor) -> float:
         """The peak signal-to-noise ratio [dB] between `image` and the picture of ws."""
-        target = to_tensor(self.fit(image), self.device)
-        return float(psnr(self.generator.synthesis(ws, noise_mode="const"), target))
+        return float(psnr(self.draw_ws(ws), self.to_target(image)))
 
     @torch.no_grad()
     def estimate(self, image: Image.Image) -> Tensor:
@@ -414,10 +335,14 @@ class Model:
         """`image` as the generator would draw it: the square at its centre, at the generator's resolution."""
         return fit_square(image, self.resolution)
 
+    def to_target(self, image: Image.Image) -> Tensor:
+        """`image` as the generator's output would be: [1, 3, R, R] in [-1, 1], see `fit`."""
+        return to_tensor(self.fit(image), self.device)
+
     def edit(
         self,
         image: Image.Image | Tensor,
-        attributes: Mapping[str, float],
+        attributes: Mapping[str, Strength],
         *,
         source: Source = "invert",
         neutral: str | None = None,
@@ -431,11 +356,12 @@ class Model:
 
         Args:
             image: a picture, or its ws [1, num_ws, w_dim].
-            attributes: text -> strength; 1 makes it as clear as pictures are that show it.
+            attributes: text -> strength; 1 makes it as clear as pictures are that show it, "auto" looks for
+                the least that CLIP agrees to ("-auto" for taking away).
             source: how a picture's ws are found: "invert", "encoder", or "clip" for the mapped image
                 embedding.
-            neutral: the text that attributes are added to; None: the domain's.
-            strength: multiplies all of them; "auto" looks for the least that CLIP agrees to.
+            neutral: the text that attributes are added to; None: the model's.
+            strength: multiplies all of them; "auto" looks for each.
             reference: a picture to move towards as well, by strength * (M(reference) - M(image)).
             direction: how a text becomes a change of latents, see `editing.directions`. With "raw" and source
                 "clip" this is CLIP2GAN's z + strength * M(attribute) (Wang et al., 2022).
@@ -446,154 +372,41 @@ class Model:
         """
         ws = image if isinstance(image, Tensor) else self.latents(image, source)
         how = Directions(neutral=neutral, method=direction, keep=tuple(keep), threshold=threshold)
-        return self.synthesize(self.change(ws, attributes, how, strength=strength, reference=reference).ws)
+        return to_picture(self.change(ws, attributes, how, strength=strength, reference=reference).image)
 
-    @torch.no_grad()
     def change(
         self,
         ws: Tensor,
-        attributes: Mapping[str, float],
-        how: "Directions | None" = None,
+        attributes: Mapping[str, Strength],
+        how: Directions | None = None,
         *,
         strength: float | Literal["auto"] = 1.0,
         reference: Image.Image | None = None,
-    ) -> "Change":
+    ) -> Change:
         """What `edit` does, on latents ws [1, num_ws, w_dim], and what it came to."""
-        how = how or Directions()
-        if strength != "auto":
-            strengths = {text: strength * value for text, value in attributes.items()}
-            signs = {text: sign_of(value) * sign_of(strength) for text, value in attributes.items()}
-            course = self.course(ws, attributes, how, reference=reference)
-            return self.outcome(course, strengths, signs, strength)
-        tried: list[tuple[Course, Choice]] = []
-        thresholds = self.domain.editing
-        localities = thresholds.localities
-        for locality in localities if how.method == "neighbours" else localities[:1]:
-            course = self.course(ws, attributes, how, reference=reference, locality=locality)
-            tried.append(
-                (course, least_strengths(course, attributes, self.memory, self._embed, thresholds=thresholds))
-            )
-            if all(tried[-1][1].agrees.values()):
-                break
-        course, choice = max(tried, key=lambda one: one[1].shown)
-        return self.outcome(
-            course, choice.strengths, {text: sign_of(value) for text, value in attributes.items()}
-        )
+        origin = draw_origin(self, ws)
+        return make_change(self, origin, attributes, how, strength=strength, reference=reference)
 
-    @torch.no_grad()
-    def course(
-        self,
-        ws: Tensor,
-        texts: Iterable[str],
-        how: "Directions | None" = None,
-        *,
-        reference: Image.Image | None = None,
-        locality: float = LOCALITY,
-    ) -> Course:
-        """Where strengths of texts, and of the reference, lead from ws [1, num_ws, w_dim]."""
-        how = how or Directions()
-        embeddings = {text: self.prompt(text).embedding for text in texts}
-        e = self._embed(ws)
-        restrict = None
-        if how.threshold > 0 and embeddings:
-            masks = [
-                relevance(self.generator, self.clip, self.memory.towards(e[0], text[0]), self._draw_one)
-                for text in embeddings.values()
-            ]
-            kept = [torch.stack(layer).amax(0) >= how.threshold for layer in zip(*masks, strict=True)]
-            restrict = restricted_to(self.generator, kept)
-        return Course(
-            Parts(
-                lambda e: self.mapper(self.gap.from_image(e)),
-                lambda e: self.gap.map_text(e, self.mapper),
-                self.memory,
-            ),
-            ws,
-            e,
-            embeddings,
-            self.prompt(how.neutral or self.domain.neutral).embedding,
-            method=how.method,
-            locality=locality,
-            keep=[self.prompt(text).embedding for text in how.keep],
-            reference=None if reference is None else self.prompt(reference).embedding,
-            restrict=restrict,
-        )
+    @cached_property
+    def usual(self) -> Usual:
+        """What is usual among its own pictures, see `editing.kind`."""
+        return find_usual(self)
 
-    @torch.no_grad()
-    def outcome(
-        self,
-        course: Course,
-        strengths: Mapping[str, float],
-        signs: Mapping[str, int],
-        reference: float = 1.0,
-    ) -> "Change":
-        """The change that `strengths` of the course's texts and of its reference make, and its figures.
-
-        `signs` tell what is wanted of each text: 1 that the picture shows it, -1 that it does not. Strengths
-        do not tell where one is 0.
-        """
-        values = torch.tensor([[strengths[text] for text in course.texts]])
-        ws = course(values, reference)
-        before, after = (self.generator.synthesis(each, noise_mode="const") for each in (course.ws, ws))
-        e = self.clip.encode_images(after)
-        clearness = {
-            text: [float(self.memory.clearness(one, row, signs[text])) for one in (course.e, e)]
-            for text, row in zip(course.texts, course.e_texts, strict=True)
-        }
-        spread = lambda shift: float((shift / self.mapper.w_std).square().mean().sqrt())  # noqa: E731
-        return Change(
-            ws=ws,
-            strengths=dict(strengths),
-            clearness={text: after for text, (_, after) in clearness.items()},
-            gains={text: after - before for text, (before, after) in clearness.items()},
-            identity=float(identity(e, course.e[0], course.named)),
-            perceptual=float(
-                feature_distance(self.clip.image_features(before), self.clip.image_features(after))
-            ),
-            moved=spread(ws - course.ws),
-            from_average=spread(ws - self.w_avg),
-            course=course,
-            reference=reference,
-            agrees=self.domain.editing.agrees,
-        )
+    @property
+    def expects_aligned(self) -> bool:
+        """Whether its pictures are framed as FFHQ's faces are."""
+        return self.domain.alignment == "ffhq"
 
     @cached_property
     def memory(self) -> Memory:
         """Pictures to compare with: those that the gap remembers, or else samples of the generator.
 
-        Samples are drawn on first use and kept in the user's cache.
+        See `editing.references`.
         """
-        remembered = getattr(self.gap, "memory", None)
-        if remembered is None:
-            count = self.domain.references
-            folder = cache_folder().with_name("clip2gan") / "samples" / self.bundle.fingerprint[:16]
-            if self.takes_texts:
-                made_from = {"model": self.bundle.fingerprint, "text": self.domain.neutral}
-                remembered = shards(folder, count, made_from, self._embed_random, "drawing samples")
-                remembered = remembered["embeddings"]
-            else:
-                remembered = draw_samples(self.generator, self.clip, count, 0, folder).embeddings
-        return Memory(remembered.to(self.w_avg), self.clip.logit_scale)
+        return reference_memory(self)
 
-    @torch.no_grad()
-    def _embed(self, ws: Tensor) -> Tensor:
-        """Embeddings [N, D] of the pictures of ws [N, num_ws, w_dim]."""
-        return torch.cat(
-            [
-                self.clip.encode_images(self.generator.synthesis(part, noise_mode="const"))
-                for part in ws.split(max(1, BATCH_PIXELS // self.resolution**2))
-            ]
-        )
-
-    def _embed_random(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Embeddings [stop - start, D] of random pictures."""
-        return {"embeddings": self._embed(self.random_ws(stop - start, step_generator(0, -1 - start)))}
-
-    def _draw_one(self, random: torch.Generator) -> Tensor:
-        """ws [1, num_ws, w_dim] of a random latent."""
-        return self.random_ws(1, random)
-
-    def _broadcast(self, w: Tensor) -> Tensor:
+    def broadcast(self, w: Tensor) -> Tensor:
+        """w [N, w_dim] for all layers: ws [N, num_ws, w_dim]."""
         return w[:, None].repeat(1, self.generator.num_ws, 1)
 
     @property
@@ -611,13 +424,6 @@ class Model:
         else:
             e = self.gap.from_image(e)
         return self.mapper.sample(e, 1, generator)[:, 0]
-
-
-def candidate_seed(seed: int, index: int) -> int:
-    """The seed of a picture's candidate: its own for the first, so that more candidates only add to it."""
-    if index == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7])
 
 
 def to_tensor(image: Image.Image, device: str | torch.device = "cpu") -> Tensor:

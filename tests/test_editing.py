@@ -1,6 +1,7 @@
 """Edits: what the user writes, directions in latent space, and latents found for a picture."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.domain import Domain
 from clip2gan.editing.attributes import parse_attributes, parse_sweep
+from clip2gan.editing.change import (
+    Directions,
+    draw_origin,
+    make_course,
+    measure_change,
+    start_trials,
+)
 from clip2gan.editing.directions import (
     Course,
     Memory,
@@ -33,9 +41,9 @@ from clip2gan.editing.inversion import (
     psnr,
     save_latents,
 )
-from clip2gan.editing.strength import FACTORS, identity, least_strengths
+from clip2gan.editing.strength import FACTORS, Trial, Trials, Want, identity, least_strengths, wants_of
 from clip2gan.gap import TextSide
-from clip2gan.model import Directions, Model, load
+from clip2gan.model import Model, load
 from stylegan2 import Generator
 
 
@@ -125,34 +133,39 @@ def course(e: torch.Tensor, **settings) -> Course:
     return Course(parts, e[None, None], e[None], texts, unit([0, 0, 1]), locality=0.1, **settings)
 
 
+def look(ws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws nothing: the embedding is the latent."""
+    return ws, torch.nn.functional.normalize(ws[:, 0], dim=1)
+
+
 def test_auto_takes_the_least_strength_at_which_clip_agrees() -> None:
     lacking = course(MEMORY.embeddings[2])
-    choice = least_strengths(lacking, {"first": 1.0}, MEMORY, lambda ws: ws[:, 0])
-    assert choice.agrees["first"]
-    assert choice.clearness["first"] >= 0.9
-    weaker = FACTORS[FACTORS.index(round(choice.strengths["first"], 3)) - 1]
+    choice = least_strengths(Trials(lacking, [1], MEMORY, look), wants_of({"first": "auto"}))
+    assert choice.clearness[0] >= 0.9
+    weaker = FACTORS[FACTORS.index(choice.strengths[0]) - 1]
     there = lacking(torch.tensor([[weaker]]))[:, 0]
     assert float(MEMORY.clearness(torch.nn.functional.normalize(there, dim=1), FIRST)) < 0.9
 
 
 def test_auto_leaves_a_picture_alone_that_shows_it_already() -> None:
     shown = course(MEMORY.embeddings[0])
-    choice = least_strengths(shown, {"first": 1.0}, MEMORY, lambda ws: ws[:, 0])
-    assert choice.strengths == {"first": 0.0}
-    assert choice.agrees == {"first": True}
+    choice = least_strengths(Trials(shown, [1], MEMORY, look), wants_of({"first": "auto"}))
+    assert choice.strengths == (0.0,)
+    assert choice.clearness[0] >= 0.9
 
 
 def test_auto_never_gives_up_identity() -> None:
     """Where every step makes another person of it, nothing is done."""
     strange = unit([0, 1, 0])[0]
 
-    def embed(ws: torch.Tensor) -> torch.Tensor:
+    def draw(ws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         moved = (ws[:, 0] - MEMORY.embeddings[2]).norm(dim=1, keepdim=True)
-        return torch.nn.functional.normalize(ws[:, 0] - 30 * moved * strange, dim=1)
+        return ws, torch.nn.functional.normalize(ws[:, 0] - 30 * moved * strange, dim=1)
 
-    choice = least_strengths(course(MEMORY.embeddings[2]), {"first": 1.0}, MEMORY, embed)
-    assert choice.strengths == {"first": 0.0}
-    assert choice.agrees == {"first": False}
+    trials = Trials(course(MEMORY.embeddings[2]), [1], MEMORY, draw)
+    choice = least_strengths(trials, wants_of({"first": "auto"}))
+    assert choice.strengths == (0.0,)
+    assert choice.clearness[0] < 0.9
 
 
 def test_auto_comes_back_to_what_a_later_attribute_blurs() -> None:
@@ -162,18 +175,79 @@ def test_auto_comes_back_to_what_a_later_attribute_blurs() -> None:
     both = Course(parts, e[None, None], e[None], texts, unit([0, 0, 1]), locality=0.1)
     looks = []
 
-    def embed(ws: torch.Tensor) -> torch.Tensor:
-        looks.append(len(ws))
+    def draw(ws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        looks.append(ws)
         blurred = ws[:, 0] - 0.15 * (ws[:, 0, 1:2] - e[1]) * FIRST
-        return torch.nn.functional.normalize(blurred, dim=1)
+        return ws, torch.nn.functional.normalize(blurred, dim=1)
 
-    choice = least_strengths(both, {"first": 1.0, "second": 1.0}, MEMORY, embed)
-    assert choice.agrees == {"first": True, "second": True}
-    assert choice.strengths["first"] > choice.strengths["second"]
-    assert looks == [len(FACTORS) + 1] * 4
-    values = torch.tensor([[choice.strengths[name] for name in both.texts]])
-    clear = MEMORY.clearness(embed(both(values)), FIRST)
-    assert choice.clearness["first"] == pytest.approx(float(clear), abs=1e-5)
+    trials = Trials(both, [1, 1], MEMORY, draw)
+    choice = least_strengths(trials, wants_of({"first": "auto", "second": "auto"}))
+    assert min(choice.clearness) >= 0.9
+    first, second = choice.strengths
+    assert first > second
+    assert len(looks) <= 4 * 5  # two rounds of two attributes, each by halving
+    _, e_end = draw(both(torch.tensor([choice.strengths])))
+    assert choice.clearness[0] == pytest.approx(float(MEMORY.clearness(e_end, FIRST)), abs=1e-5)
+
+
+def rising(clearness: Sequence[float], identities: Sequence[float]) -> tuple[Trials, list[float]]:
+    """Trials of which CLIP finds these at strength 0 and at each factor, and the strengths they looked at."""
+    looks: list[float] = []
+    still = course(MEMORY.embeddings[2])
+
+    class Known(Trials):
+        def __call__(self, strengths: Sequence[float]) -> Trial:
+            (value,) = strengths
+            looks.append(value)
+            step = (0.0, *FACTORS).index(value)
+            return Trial((value,), still.ws, still.e, (clearness[step],), identities[step])
+
+    return Known(still, [1], MEMORY, look), looks
+
+
+SAME = [1.0] * (len(FACTORS) + 1)
+
+
+@given(st.integers(1, len(FACTORS)), st.floats(0, 0.8), st.floats(0.9, 3))
+def test_auto_looks_at_few_strengths_and_finds_the_one_that_all_would_show(
+    step: int, below: float, above: float
+) -> None:
+    clearness = [below * i / step for i in range(step)] + [above + i for i in range(14 - step)]
+    trials, looks = rising(clearness, SAME)
+    assert least_strengths(trials, wants_of({"first": "auto"})).strengths == (FACTORS[step - 1],)
+    assert len(set(looks)) <= 5  # of 14
+
+
+def test_auto_comes_down_from_what_is_too_strong_to_be_seen() -> None:
+    """Clearness may fall again; the least strength at which CLIP agrees is taken all the same."""
+    clearness = [0.0, 0.6, 0.78, 0.9, 0.94, 0.92, 0.88, 0.72, 0.61, 0.55, 0.58, 0.6, 0.6, 0.6]
+    trials, _ = rising(clearness, SAME)
+    assert least_strengths(trials, wants_of({"first": "auto"})).strengths == (0.7,)
+
+
+def test_auto_goes_past_what_is_like_neither_picture() -> None:
+    clearness = [-0.2, -0.1, 0.3, 0.95, 1.1, 1.1, 1.1, *[1.1] * 7]
+    identities = [1.0, 0.99, 0.96, 0.89, 0.88, 0.88, 0.91, *[0.96] * 7]
+    trials, _ = rising(clearness, identities)
+    assert least_strengths(trials, wants_of({"first": "auto"})).strengths == (1.0,)
+
+
+def test_auto_takes_the_clearest_where_nothing_is_clear_enough() -> None:
+    clearness = [0.0, 0.1, 0.2, 0.4, 0.5, 0.7, 0.6, *[0.3] * 7]
+    trials, _ = rising(clearness, SAME)
+    assert least_strengths(trials, wants_of({"first": "auto"})).strengths == (0.9,)
+
+
+def test_some_strengths_can_be_given_and_others_looked_for() -> None:
+    wants = wants_of({"a": 0.5, "b": "auto", "c": "-auto"}, strength=2.0)
+    assert [(want.strength, want.sign, want.search) for want in wants.values()] == [
+        (1.0, 1, False),
+        (1.0, 1, True),
+        (-1.0, -1, True),
+    ]
+    for wrong in ("strong", float("nan"), float("inf"), None):
+        with pytest.raises(ValueError, match="the strength of 'a' must be a finite number or 'auto'"):
+            wants_of({"a": wrong})  # type: ignore[dict-item]
 
 
 def test_identity_does_not_count_what_was_named() -> None:
@@ -306,7 +380,7 @@ def test_a_generator_that_takes_texts_is_told_texts(
     image = model.generate("a face")[0]
     ws = model.invert(image, InversionConfig(steps=2))
     assert model.change(ws, {"hat": 1.0}, Directions(threshold=0.01)).moved > 0
-    assert model.tuned(image, ws, TuningConfig(steps=2)).psnr(image, ws) > 0
+    assert model.tune(image, ws, TuningConfig(steps=2)).psnr(image, ws) > 0
 
 
 def test_the_neutral_text_itself_changes_nothing(tiny: Model) -> None:
@@ -354,10 +428,15 @@ def test_a_change_tells_what_it_came_to(tiny: Model) -> None:
 
 def test_a_removal_that_nothing_was_done_for_is_judged_as_a_removal(tiny: Model) -> None:
     ws = tiny.estimate(tiny.generate("a face")[0])
-    course = tiny.course(ws, ["hat"])
-    shown, gone = (tiny.outcome(course, {"hat": 0.0}, {"hat": sign}) for sign in (1, -1))
+    origin = draw_origin(tiny, ws)
+    changes = []
+    for sign in (1, -1):
+        want = {"hat": Want(0.0, sign)}
+        trials = start_trials(tiny, origin, make_course(tiny, origin, want, Directions()), want)
+        changes.append(measure_change(tiny, origin, trials, trials([0.0])))
+    shown, gone = changes
     for change, sign in ((shown, 1), (gone, -1)):
-        clearness = float(tiny.memory.clearness(course.e, course.e_texts[0], sign))
+        clearness = float(tiny.memory.clearness(origin.e, change.course.e_texts[0], sign))
         assert change.clearness["hat"] == pytest.approx(clearness, abs=1e-4)
         assert change.reached == {"hat": clearness >= 0.9}
     found = tiny.change(ws, {"hat": -1.0}, strength=0.0)
@@ -370,8 +449,10 @@ def test_a_part_of_a_change_goes_its_own_way(tiny: Model, reference: bool) -> No
     """Also where that is not the usual one: a film must not jump at its end."""
     ws = tiny.estimate(tiny.generate("a face")[0])
     other = tiny.generate("a hat", seed=8)[0] if reference else None
-    course = tiny.course(ws, ["hat"], locality=0.7, reference=other)
-    change = tiny.outcome(course, {"hat": 1.5}, {"hat": 1}, 0.5)
+    origin, want = draw_origin(tiny, ws), {"hat": Want(1.5, 1)}
+    course = make_course(tiny, origin, want, Directions(), locality=0.7, reference=other)
+    trials = start_trials(tiny, origin, course, want, 0.5)
+    change = measure_change(tiny, origin, trials, trials([1.5]))
     assert torch.equal(change.at(0), ws)
     assert torch.equal(change.at(1), change.ws)
     length = (change.ws - ws).norm()
@@ -419,7 +500,7 @@ def test_tuning_brings_the_picture_nearer_and_leaves_the_model_alone(tiny: Model
     image = Image.radial_gradient("L").resize((32, 32)).convert("RGB")
     ws = tiny.estimate(image)
     before = tiny.synthesize(ws).tobytes()
-    tuned = tiny.tuned(image, ws, TuningConfig(steps=20, lr=5e-3))
+    tuned = tiny.tune(image, ws, TuningConfig(steps=20, lr=5e-3))
     assert tuned.psnr(image, ws) > tiny.psnr(image, ws) + 1
     assert tiny.synthesize(ws).tobytes() == before
 

@@ -136,7 +136,7 @@ def own_cosine(model: Model, gap: Gap, pairs: Pairs, *, truncation: float, ceili
     model.gap = gap
     sources = (pairs.images if ceiling else pairs.texts)[:DRAWN].split(1)
     pictures = [
-        model.draw(model.embedded(source, is_text=not ceiling), seed, truncation=truncation)
+        model.draw(model.prompt_from_embedding(source, is_text=not ceiling), seed, truncation=truncation)
         for seed, source in enumerate(sources)
     ]
     e_again = torch.cat([model.clip.encode_images(part) for part in stack(pictures).split(64)])

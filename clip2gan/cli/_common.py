@@ -15,7 +15,6 @@ import click
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from clip2gan.domain import InversionConfig
     from clip2gan.model import Model
@@ -48,14 +47,15 @@ _where_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     default="auto",
     show_default=True,
-    help="Where to compute; auto takes the fastest there is.",
+    help="Device to compute on; auto takes the fastest available.",
 )
 _ops_option = click.option(
     "--ops",
     type=click.Choice(["auto", "cuda", "torch"]),
     expose_value=False,
     callback=_set_ops,
-    help="Custom CUDA operations: where they can be compiled, always, or never.  [default: auto]",
+    help="Custom CUDA operations: auto uses them if they compile, cuda requires them, torch does without."
+    "  [default: auto]",
 )
 
 
@@ -69,40 +69,40 @@ precision_option = click.option(
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="What the generator computes in; auto is exact on a CPU, where bf16 is about twice as fast.",
+    help="Precision of the generator. On a CPU auto means fp32; bf16 is about twice as fast.",
 )
 compile_option = click.option(
     "--compile",
     "compiled",
     is_flag=True,
-    help="Compile the generator first (torch.compile; CUDA graphs on a GPU): for many pictures.",
+    help="Compile the generator first (torch.compile); pays off for many pictures.",
 )
 seed_option = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Where all random numbers come from.",
+    help="Random seed.",
 )
-force_option = click.option("--force", is_flag=True, help="Overwrite files that exist.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 sha256_option = click.option(
-    "--sha256", metavar="HEX", help="What the sha256 of the checkpoint must be; another file is refused."
+    "--sha256", metavar="HEX", help="Expected sha256 of the checkpoint; any other file is refused."
 )
 model_option = click.option(
     "--model",
     default="avatars",
     show_default=True,
     metavar="NAME|FOLDER|hf-hub:ORG/NAME",
-    help="Which model; `clip2gan models` lists those at hand.",
+    help="Model to use; `clip2gan models` lists the installed ones.",
 )
 mapper_option = click.option(
-    "--mapper", metavar="KIND", help="Which of the model's mappers.  [default: its first]"
+    "--mapper", metavar="KIND", help="Mapper to use, such as mlp.  [default: the model's first]"
 )
 steps_option = click.option(
     "--steps",
     type=click.IntRange(0, 100_000),
-    help="Most optimisation steps for a picture's latents; 0 takes the start.  [default: the model's]",
+    help="Most optimisation steps per picture; 0 takes the starting point.  [default: the model's]",
 )
 
 
@@ -223,13 +223,11 @@ def name_left_out(folder: Path, paths: Sequence[Path]) -> None:
         warn(f"left out what is no picture: {', '.join(others[:5])}{more}{remedy}")
 
 
-def readable(paths: Sequence[Path], report: "Report") -> "Iterator[tuple[Path, Image.Image]]":
+def readable(paths: Sequence[Path], report: "Report", read: Callable[[Path], T]) -> Iterator[tuple[Path, T]]:
     """Read pictures one by one; of several, those that cannot be read are left out and reported."""
-    from clip2gan.images import read_picture
-
     for path in paths:
         try:
-            picture = read_picture(path)
+            picture = read(path)
         except (ValueError, OSError) as error:
             if len(paths) == 1:
                 raise
@@ -274,6 +272,12 @@ class Report:
         self.result["files"].append({"path": str(path), **facts})
         if not self._as_json:
             click.echo(f"wrote {path}")
+
+    def tell(self, lines: Iterable[str]) -> None:
+        """Print lines for a reader, indented."""
+        if not self._as_json:
+            for line in lines:
+                click.echo(f"  {line}")
 
     def skipped(self, path: Path, reason: str) -> None:
         """Tell of an input that could not be used."""

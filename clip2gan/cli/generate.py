@@ -37,27 +37,33 @@ GRID = "grid.png"
 
 
 @click.command("generate")
-@click.option("--text", "texts", multiple=True, metavar="TEXT", help="What the picture shows (repeatable).")
-@click.option("--prompts", type=EXISTING_FILE, metavar="FILE", help="A file with one text a line.")
-@click.option("--image", type=EXISTING_FILE, metavar="FILE", help="Variations of this picture.")
 @click.option(
-    "--num", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Pictures of each text."
+    "--text", "texts", multiple=True, metavar="TEXT", help="Text that describes the picture (repeatable)."
+)
+@click.option("--prompts", type=EXISTING_FILE, metavar="FILE", help="File with one text per line.")
+@click.option("--image", type=EXISTING_FILE, metavar="FILE", help="Make variations of this picture.")
+@click.option(
+    "--num", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Pictures per text."
 )
 @click.option(
     "--truncation",
     type=Finite(0, 2),
     default=TRUNCATION,
     show_default=True,
-    help="Below 1: plainer and safer pictures; 0 is the average one of the text.",
+    help="Below 1, pictures are more typical and vary less; at 0 they are the average for the text.",
 )
 @click.option(
     "--rerank",
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="Draw so many candidates for each picture and keep the one CLIP likes best.",
+    help="Generate N candidates per picture and keep the one closest to the text.",
 )
-@click.option("--style-from", metavar="SEED|IMAGE", help="Take the fine layers from another latent.")
+@click.option(
+    "--style-from",
+    metavar="SEED|IMAGE",
+    help="Take colours and textures (the fine layers) from a seed or a picture.",
+)
 @model_option
 @mapper_option
 @click.option(
@@ -66,10 +72,12 @@ GRID = "grid.png"
     default=Path("out"),
     show_default=True,
     metavar="FILE.png|FOLDER",
-    help="Where to write; a file takes one picture.",
+    help="Where to write; a file holds one picture.",
 )
 @click.option(
-    "--grid", is_flag=True, help=f"Also one sheet of all pictures: FOLDER/{GRID}, or just FILE.png."
+    "--grid",
+    is_flag=True,
+    help=f"Also write one sheet of all pictures, FOLDER/{GRID}; with FILE.png, only that.",
 )
 @device_option
 @precision_option
@@ -100,64 +108,68 @@ def command(
     """Make pictures from texts, or variations of a picture.
 
     \b
-    clip2gan generate --text "a smiling face with sunglasses" --num 4 --out out/
-    clip2gan generate --image face.png --num 4
+    clip2gan generate --text "a cheerful person with sunglasses" --num 4 --out out/
+    clip2gan generate --model runs/cats/bundle --text "a ginger kitten" --num 4 --grid --out kittens/
+    clip2gan generate --image portrait.png --num 4
     """
     if bool(texts) + (prompts is not None) + (image is not None) != 1:
         raise click.UsageError("give either --text, --prompts or --image", click.get_current_context())
-    sources = _sources(texts, prompts, image)
-    jobs = _plan(sources, num, seed, out, grid)
+    sources = _read_sources(texts, prompts, image)
     sheet = (out if is_file_name(out) else out / GRID) if grid else None
-    check_outputs([job.path for job in jobs if job.path] + ([sheet] if sheet else []), force)
-    style_source = _style_source(style_from)
+    places = _plan(sources, num, seed, out, grid)
+    check_outputs([place for place in places if place] + ([sheet] if sheet else []), force)
+    style_source = _read_style(style_from)
 
     generator = load_model(model, device, mapper, precision, compiled)
+    for source in sources:
+        _warn_of(generator, source)
     settings = {"truncation": truncation, "rerank": rerank, "style_from": style_from}
     report = Report("generate", {**generator.provenance(), **settings, "seed": seed, "num": num}, as_json)
+    metadata = {"command": "generate", **settings, **generator.provenance()}
     style = None if style_source is None else generator.style(style_source, truncation)
-    pictures = []
-    prompt = None
-    for job in progress(jobs, "pictures", len(jobs)):
-        if job.seed == seed:  # the first picture of this text
-            if isinstance(job.source, str):
-                _warn_if_cut(generator, job.source)
-            prompt = generator.prompt(job.source)
-        assert prompt is not None
-        picture = generator.draw(prompt, job.seed, truncation=truncation, rerank=rerank, style=style)
-        facts = {job.key: job.label, "seed": job.seed}
-        if job.path is not None:
-            metadata = {"command": "generate", **facts, **settings, **generator.provenance()}
-            _write(job.path, picture, metadata, report, facts)
-        pictures.append(picture)
+    drawings = generator.draw_all(
+        [source.content for source in sources], num, seed, truncation=truncation, rerank=rerank, style=style
+    )
+    images = []
+    labels = [source for source in sources for _ in range(num)]
+    each = zip(drawings, labels, places, strict=True)
+    for drawing, source, place in progress(each, "pictures", len(places)):
+        if place is not None:
+            facts = {source.key: source.label, "seed": drawing.seed}
+            _write(place, drawing.image, metadata | facts, report, facts)
+        images.append(drawing.image)
     if sheet is not None:
         from clip2gan.images import contact_sheet
 
-        facts = {"labels": [job.label for job in jobs], "seeds": [job.seed for job in jobs]}
-        metadata = {"command": "generate", **facts, **settings, **generator.provenance()}
+        seeds = list(range(seed, seed + num)) * len(sources)
+        facts = {"labels": [source.label for source in labels], "seeds": seeds}
         columns = num if len(sources) > 1 else max(1, round(num**0.5))
-        _write(sheet, contact_sheet(pictures, columns), metadata, report, facts)
+        _write(sheet, contact_sheet(images, columns), metadata | facts, report, facts)
     report.close()
 
 
 @dataclass(frozen=True)
-class Job:
-    """One picture to make: of what (`key`, "text" or "image", says which), from which seed, and where to."""
+class Source:
+    """What pictures are made of: a text or a picture, which of both ("text" or "image"), and its name."""
 
-    source: "str | Image.Image"
+    content: "str | Image.Image"
     key: str
     label: str
-    seed: int
-    path: Path | None
+
+    @property
+    def slug(self) -> str:
+        """Its part of a file's name."""
+        from clip2gan.images import slug
+
+        return slug(Path(self.label).stem if self.key == "image" else self.label)
 
 
-def _sources(
-    texts: Sequence[str], prompts: Path | None, image: Path | None
-) -> "list[tuple[str | Image.Image, str, str]]":
-    """What to make pictures of: (source, key, label)."""
+def _read_sources(texts: Sequence[str], prompts: Path | None, image: Path | None) -> list[Source]:
+    """What to make pictures of."""
     if image is not None:
         from clip2gan.images import read_picture
 
-        return [(read_picture(image), "image", image.name)]
+        return [Source(read_picture(image), "image", image.name)]
     option = "--text" if prompts is None else "--prompts"
     with blame(option):
         if prompts is not None:
@@ -166,7 +178,7 @@ def _sources(
             if not text.strip():
                 raise ValueError("the text is empty; say what the picture shows")
             text.encode()  # an argument that is not valid UTF-8 arrives with surrogates
-    return [(text, "text", text) for text in texts]
+    return [Source(text, "text", text) for text in texts]
 
 
 def _read_prompts(path: Path) -> list[str]:
@@ -180,27 +192,21 @@ def _read_prompts(path: Path) -> list[str]:
     return texts
 
 
-def _plan(
-    sources: "Sequence[tuple[str | Image.Image, str, str]]", num: int, seed: int, out: Path, grid: bool
-) -> list[Job]:
-    """The pictures in order, with the files they go to (none when only the sheet is written)."""
-    from clip2gan.images import slug
-
-    single = is_file_name(out)
-    if single and not grid and len(sources) * num > 1:
-        message = f"{out} takes one picture, {len(sources) * num} are asked for; give a folder, or --grid"
-        raise click.BadParameter(message, param_hint="'--out'")
-    jobs = []
-    for source, key, label in sources:
-        for each in range(seed, seed + num):
-            name = slug(Path(label).stem if key == "image" else label)
-            folder_path = out / f"{len(jobs):03d}-{name}-seed{each}.png"
-            path = (None if grid else out) if single else folder_path
-            jobs.append(Job(source, key, label, each, path))
-    return jobs
+def _plan(sources: Sequence[Source], num: int, seed: int, out: Path, grid: bool) -> list[Path | None]:
+    """The files that pictures go to, in order; None where only the sheet is written."""
+    total = len(sources) * num
+    if is_file_name(out):
+        if grid:
+            return [None] * total
+        if total > 1:
+            message = f"{out} takes one picture, {total} are asked for; give a folder, or --grid"
+            raise click.BadParameter(message, param_hint="'--out'")
+        return [out]
+    names = [f"{source.slug}-seed{each}" for source in sources for each in range(seed, seed + num)]
+    return [out / f"{number:03d}-{name}.png" for number, name in enumerate(names)]
 
 
-def _style_source(style_from: str | None) -> "int | Image.Image | None":
+def _read_style(style_from: str | None) -> "int | Image.Image | None":
     if style_from is None:
         return None
     if style_from.isdecimal():
@@ -216,10 +222,17 @@ def _style_source(style_from: str | None) -> "int | Image.Image | None":
     return read_picture(style_from)
 
 
-def _warn_if_cut(generator: "Model", text: str) -> None:
-    if generator.clip.is_cut(text):
-        start = " ".join(text.split())[:40]
-        warn(f"CLIP reads {generator.clip.context_length} tokens; the end of '{start}...' is cut off")
+def _warn_of(generator: "Model", source: Source) -> None:
+    """Say so if CLIP does not read all of a text, or a picture is not of the model's kind."""
+    if isinstance(source.content, str):
+        if generator.clip.is_cut(source.content):
+            start = " ".join(source.content.split())[:40]
+            warn(f"CLIP reads {generator.clip.context_length} tokens; the end of '{start}...' is cut off")
+        return
+    from clip2gan.editing.kind import judge_kind
+
+    if notice := judge_kind(generator, source.content):
+        warn(f"{source.label}: {notice}")
 
 
 def _write(

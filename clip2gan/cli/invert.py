@@ -2,13 +2,14 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from clip2gan.cli._common import (
     EXISTING,
     Report,
+    blame,
     check_outputs,
     compile_option,
     device_option,
@@ -25,24 +26,30 @@ from clip2gan.cli._common import (
     readable,
     seed_option,
     steps_option,
+    warn,
     with_steps,
 )
 
+if TYPE_CHECKING:
+    from clip2gan.editing.session import Inverted
+
 
 @click.command("invert")
-@click.option("--image", type=EXISTING, required=True, metavar="FILE|FOLDER", help="What to give back.")
+@click.option("--image", type=EXISTING, required=True, metavar="FILE|FOLDER", help="Picture(s) to invert.")
 @click.option(
     "--source",
     type=click.Choice(["invert", "encoder"]),
     default="invert",
     show_default=True,
-    help="By optimisation, or by the model's encoder in one pass.",
+    help="By optimisation (closest), or by the model's encoder (fast).",
 )
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures at once.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures to optimise together."
+)
 @click.option(
     "--tune",
     is_flag=True,
-    help="Also a generator tuned to the picture (one file): NAME-generator.safetensors.",
+    help="Also tune a copy of the generator to the picture: NAME-generator.safetensors (one picture only).",
 )
 @steps_option
 @model_option
@@ -52,7 +59,7 @@ from clip2gan.cli._common import (
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE.safetensors",
-    help='Where to write "ws" [N, num_ws, w_dim], with the pictures\' names and fingerprints in the header.',
+    help='File for the latents, "ws" [N, num_ws, w_dim]; its header names the pictures.',
 )
 @device_option
 @precision_option
@@ -63,7 +70,7 @@ from clip2gan.cli._common import (
 def command(
     *,
     image: Path,
-    source: str,
+    source: Literal["invert", "encoder"],
     batch: int,
     tune: bool,
     steps: int | None,
@@ -77,10 +84,11 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Find the latent codes in W+ that give a picture, or those of a folder, back.
+    """Find the latent codes in W+ that reproduce a picture, or each picture of a folder.
 
     \b
-    clip2gan invert --image face.png --out face.safetensors
+    clip2gan invert --image portrait.png --out portrait.safetensors
+    clip2gan invert --model runs/cats/bundle --image cats/ --out cats.safetensors
     """
     if not is_file_name(out, ".safetensors"):
         raise click.BadParameter(f"{out}: give it a name that ends in .safetensors", param_hint="'--out'")
@@ -93,55 +101,51 @@ def command(
     inverter = load_model(model, device, mapper, precision, compiled)
     import torch
 
-    from clip2gan.editing.inversion import picture_fingerprint, save_latents
+    from clip2gan.editing.inversion import save_latents
+    from clip2gan.editing.session import invert_pictures
+    from clip2gan.images import read_picture
     from stylegan2 import save_generator
 
-    if source == "encoder" and inverter.encoder is None:
-        remedy = f"`clip2gan train-encoder --model {model}` makes one"
-        raise click.BadParameter(f"the model {model} has no encoder; {remedy}", param_hint="'--source'")
+    with blame("--source"):
+        inverter.check_source(source)
     config = with_steps(inverter.domain.inversion, steps)
     torch.manual_seed(seed)
     settings = {"source": source, "steps": config.steps if source == "invert" else None, "seed": seed}
     report = Report("invert", {**inverter.provenance(), **settings}, as_json)
     if image.is_dir():
         name_left_out(image, paths)
-    parts: list[torch.Tensor] = []
-    fingerprints: list[str] = []
+    found: list[Inverted] = []
     figures: dict[str, Any] = {"images": [], "l1": [], "psnr": []}
-    pictures = readable(paths, report)
+    pictures = readable(paths, report, read_picture)
     while read := list(islice(pictures, batch)):  # photos are large: no more than a batch is in memory
-        if source == "encoder":
-            found = torch.cat([inverter.encode(picture) for _, picture in read])
-        else:
-            start = len(fingerprints)
-            description = f"pictures {start + 1} to {start + len(read)} of {len(paths)}"
-            found = inverter.invert_all(
-                [picture for _, picture in read],
-                config,
-                lambda steps, text=description: progress(steps, text),
-            )
-        parts.append(found)
-        for (path, picture), row in zip(read, found.split(1), strict=True):
-            fingerprints.append(picture_fingerprint(inverter.fit(picture)))
+        what = f"pictures {len(found) + 1} to {len(found) + len(read)} of {len(paths)}"
+        inverted = invert_pictures(
+            inverter,
+            [picture for _, picture in read],
+            source,
+            config,
+            lambda steps, text=what: progress(steps, text),
+        )
+        for (path, picture), one in zip(read, inverted, strict=True):
             figures["images"].append(path.name)
-            figures["l1"].append(round(inverter.error(picture, row), 4))
-            figures["psnr"].append(round(inverter.psnr(picture, row), 2))
-        if tune:
-            (_, picture), ws = read[0], found[:1]
-            tuned = inverter.tuned(picture, ws, progress=lambda steps: progress(steps, "tuning"))
-            figures["psnr_tuned"] = round(tuned.psnr(picture, ws), 2)
-            save_generator(tuned.generator, tuned_file)
-            report.wrote(tuned_file, psnr=figures["psnr_tuned"])
-    if not parts:
+            figures["l1"].append(round(one.l1, 4))
+            figures["psnr"].append(round(one.psnr, 2))
+            for notice in one.notices:
+                warn(f"{path.name}: {notice}")
+            report.tell([f"{path.name}: {one.psnr:.1f} dB"])
+            if tune:
+                tuned = inverter.tune(picture, one.ws, progress=lambda steps: progress(steps, "tuning"))
+                figures["psnr_tuned"] = round(tuned.psnr(picture, one.ws), 2)
+                save_generator(tuned.generator, tuned_file)
+                report.wrote(tuned_file, psnr=figures["psnr_tuned"])
+        found += inverted
+    if not found:
         report.close()
     save_latents(
         out,
-        torch.cat(parts),
-        fingerprints,
+        torch.cat([one.ws for one in found]),
+        [one.fingerprint for one in found],
         {"command": "invert", **figures, **settings, **inverter.provenance()},
     )
-    if not as_json:
-        for name, decibels in zip(figures["images"], figures["psnr"], strict=True):
-            click.echo(f"  {name}: {decibels:.1f} dB")
     report.wrote(out, **figures)
     report.close()

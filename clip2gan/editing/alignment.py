@@ -165,6 +165,20 @@ def face_mask(size: tuple[int, int], square: Square) -> Image.Image:
     return ImageChops.multiply(inner.filter(ImageFilter.GaussianBlur(radius / 2)), outer)
 
 
+def check_points(
+    points: Sequence[Sequence[float]], size: tuple[int, int], name: str = "the photo"
+) -> Landmarks:
+    """The face that points give in a photo of this size (width, height).
+
+    Raises ValueError for points that are no face, or outside of the photo.
+    """
+    face = Landmarks.of(points)
+    for x, y in points:
+        if not (0 <= x <= size[0] and 0 <= y <= size[1]):
+            raise ValueError(f"{x:g},{y:g} is outside of {name}, which has {size[0]}x{size[1]} pixels")
+    return face
+
+
 def looks_unaligned(photo: Image.Image, face: Landmarks) -> str | None:
     """Why a picture does not look framed as FFHQ's are, or None if it does.
 

@@ -168,6 +168,11 @@ class Course:
             origin = parts.map_text(neutral) if method == "mapped" else torch.zeros_like(ws)
             self._mapped = torch.cat([parts.map_text(text) for text in texts.values()]) - origin
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether it moves towards a picture as well."""
+        return self._reference is not None
+
     def __call__(self, strengths: Tensor, reference: float = 1.0) -> Tensor:
         """Strengths [N, K], and that of the reference -> ws [N, num_ws, w_dim]; 0 gives the picture's own."""
         strengths = strengths.to(self.ws)

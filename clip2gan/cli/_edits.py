@@ -1,0 +1,276 @@
+"""What `clip2gan edit` is asked for, and what it does with one picture."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from clip2gan.cli._common import Report, blame, warn
+from clip2gan.cli._outputs import EditFiles
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from clip2gan.editing.directions import Method
+    from clip2gan.editing.session import Edit, EditSession, Face
+    from clip2gan.images import Photo
+
+Auto = Literal["auto"]
+
+
+class Strength(click.ParamType):
+    """A finite number, or the word auto."""
+
+    name = "auto|NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value == "auto":
+            return "auto"
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'auto'.", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+def read_changes(
+    attributes: Sequence[str],
+    sweep: str | None,
+    strength: float | Auto | None,
+    is_single: bool,
+    has_reference: bool,
+) -> tuple[dict[str, float], list[float], float | Auto]:
+    """What is wanted: text -> strength, the factors of a sweep, and what multiplies the strengths.
+
+    Args:
+        attributes: `--attr`.
+        sweep: `--sweep`.
+        strength: `--strength`.
+        is_single: whether an option was given that makes sense for a single edit only.
+        has_reference: whether there is a `--ref-image`.
+
+    Raises click.UsageError for what makes no sense.
+    """
+    from clip2gan.editing.attributes import parse_attributes, parse_sweep
+
+    context = click.get_current_context()
+    with blame("--attr"):
+        wanted = parse_attributes(attributes)
+    with blame("--sweep"):
+        factors = parse_sweep(sweep) if sweep is not None else []
+    if not wanted and not has_reference:
+        raise click.UsageError("say what to change: --attr TEXT or --ref-image FILE", context)
+    if factors and is_single:
+        message = "--sweep sets the strengths and makes a strip; leave --strength, --sheet and --video out"
+        raise click.UsageError(message, context)
+    if strength == "auto" and not wanted:
+        raise click.BadParameter("auto needs an --attr", param_hint="'--strength'")
+    if strength is None:
+        given = any(abs(value) != 1 for value in wanted.values()) or any(":" in each for each in attributes)
+        strength = "auto" if wanted and not given and not factors else 1.0
+    return wanted, factors, strength
+
+
+def check_texts(neutral: str | None, keep: Sequence[str]) -> None:
+    """Raise click.BadParameter for an empty text."""
+    for option, texts in (("--neutral", () if neutral is None else (neutral,)), ("--keep", keep)):
+        if not all(text.strip() for text in texts):
+            raise click.BadParameter("the text is empty", param_hint=f"'{option}'")
+
+
+def check_faces(
+    image: Path,
+    align: bool,
+    face: int | None,
+    points: str | None,
+    landmark_model: Path | None,
+    paste_back: bool,
+) -> None:
+    """Raise click.UsageError where the options about faces do not go together."""
+    context = click.get_current_context()
+    if (face is not None or landmark_model is not None or paste_back) and not (align or points):
+        raise click.UsageError("--face, --landmark-model and --paste-back belong to --align", context)
+    if points is not None and (face is not None or landmark_model is not None):
+        message = "--points give one face, so nothing is looked for; leave --face and --landmark-model out"
+        raise click.UsageError(message, context)
+    if points is not None and image.is_dir():
+        raise click.BadParameter("the points are of one photo; give a file", param_hint="'--image'")
+
+
+def read_points(text: str | None, path: Path) -> list[tuple[float, float]] | None:
+    """The five points of `--points` in the photo at `path`."""
+    if text is None:
+        return None
+    from clip2gan.editing.alignment import check_points
+    from clip2gan.images import read_picture
+
+    with blame("--points"):
+        try:
+            numbers = [float(part) for part in text.replace(";", ",").split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) != 10:
+            raise ValueError(f"{text!r} is not ten numbers X,Y,X,Y,...: eyes, nose, mouth corners")
+        points = list(zip(numbers[::2], numbers[1::2], strict=True))
+        check_points(points, read_picture(path).size, path.name)
+    return points
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """What is to be done to every face.
+
+    Attributes:
+        attributes: text -> strength.
+        strength: multiplies all of them, or "auto".
+        factors: of a sweep; none for a single edit.
+        reference: a picture to move towards.
+        direction, neutral, keep, threshold: see `Face.edit`.
+        paste_back: whether the faces go back into the photo.
+    """
+
+    attributes: Mapping[str, float]
+    strength: float | Auto
+    factors: Sequence[float]
+    reference: "Image.Image | None"
+    direction: "Method"
+    neutral: str | None
+    keep: tuple[str, ...]
+    threshold: float
+    paste_back: bool
+
+    def apply(self, face: "Face") -> "list[Edit]":
+        """The edit of a face, or those of a sweep."""
+        if self.factors:
+            return face.sweep(
+                self.attributes,
+                self.factors,
+                reference=self.reference,
+                direction=self.direction,
+                neutral=self.neutral,
+                keep=self.keep,
+                threshold=self.threshold,
+            )
+        edit = face.edit(
+            self.attributes,
+            strength=self.strength,
+            reference=self.reference,
+            direction=self.direction,
+            neutral=self.neutral,
+            keep=self.keep,
+            threshold=self.threshold,
+        )
+        return [edit]
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """A picture to write: one face, or the photo with all of them.
+
+    Attributes:
+        before: what the sheet shows first.
+        images: the edit, or those of a sweep.
+        edits: what `images` show.
+        photo: the file that they are pasted into, in its own colours.
+    """
+
+    before: "Image.Image"
+    images: "list[Image.Image]"
+    edits: "list[Edit]"
+    photo: "Photo | None" = None
+
+    def sheet(self) -> "tuple[Image.Image, bytes | None]":
+        """`images` side by side, and the colour profile of their numbers."""
+        from clip2gan.images import contact_sheet
+
+        if self.photo is None:
+            return contact_sheet(self.images, len(self.images)), None
+        restored = [self.photo.restore(image) for image in self.images]
+        return contact_sheet(restored, len(restored)), self.photo.profile
+
+
+def edit_picture(
+    session: "EditSession",
+    photo: "Photo",
+    path: Path,
+    request: EditRequest,
+    files: EditFiles,
+    metadata: Mapping[str, Any],
+    report: Report,
+) -> list[dict[str, Any]]:
+    """Edit the faces of a picture, write the results, and tell of them; the figures of all edits.
+
+    A photo with its faces pasted back is written in its own colour profile.
+    """
+    if not request.paste_back:
+        files.claim_faces(path, len(session.faces))
+    names = {face: path.name for face in session.faces}
+    if len(names) > 1:
+        names = {face: f"{path.name}, face {number}" for number, face in enumerate(session.faces, 1)}
+    for notice in session.notices:
+        warn(f"{path.name}: {notice}")
+    edits = []
+    for face in session.faces:
+        edits.append(request.apply(face))
+        for notice in [*face.notices, *(notice for edit in edits[-1] for notice in edit.notices)]:
+            warn(f"{names[face]}: {notice}")
+    rows: list[dict[str, Any]] = []
+    for number, result in enumerate(_results(session, photo, edits, request.paste_back)):
+        figures = [{"image": names[edit.face], **edit.figures()} for edit in result.edits]
+        _write(result, path, number, figures, files, {**metadata, "image": path.name}, report)
+        rows += figures
+    if files.video is not None:
+        session.write_video(files.video, paste_back=request.paste_back)
+        report.wrote(files.video, image=path.name)
+    return rows
+
+
+def _results(
+    session: "EditSession", photo: "Photo", edits: "Sequence[Sequence[Edit]]", paste_back: bool
+) -> list[EditResult]:
+    """The pictures of each face, or of the photo with all of them; `edits` of each face."""
+    if not paste_back:
+        return [
+            EditResult(face.picture, [edit.after for edit in row], list(row))
+            for face, row in zip(session.faces, edits, strict=True)
+        ]
+    images = [session.paste_back(column) for column in zip(*edits, strict=True)]
+    shown = [edit for row in edits for edit in row]
+    return [EditResult(session.photo, images, shown, photo)]
+
+
+def _write(
+    result: EditResult,
+    path: Path,
+    number: int,
+    figures: list[dict[str, Any]],
+    files: EditFiles,
+    metadata: dict[str, Any],
+    report: Report,
+) -> None:
+    """Write a picture and its sheet, with what made them."""
+    from clip2gan.editing.output import edit_sheet, figure_lines
+    from clip2gan.images import write_png
+
+    metadata |= {"figures": figures}
+    sources = {edit.face.source for edit in result.edits}
+    if "latents" in sources:
+        metadata["source"] = ", ".join(sorted(sources))
+        metadata["steps"] = metadata["steps"] if "invert" in sources else None
+    if len(figures) == 1:
+        metadata["attributes"] = figures[0]["strengths"]
+    place = files.picture(path, number)
+    picture, profile = result.sheet()
+    write_png(place, picture, metadata, profile)
+    lines = [line for each in figures for line in figure_lines(each)]
+    report.tell(lines)
+    report.wrote(place, image=path.name, attributes=metadata["attributes"], figures=figures)
+    if files.has_sheets:
+        place = files.sheet(path, number)
+        write_png(place, edit_sheet(result.before, result.images[0], lines), metadata)
+        report.wrote(place, image=path.name)
