@@ -37,10 +37,13 @@ PREPROCESSING = {
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> ClipEncoder:
+    return make_clip(tmp_path_factory.mktemp("clip"))
+
+
+def make_clip(folder: Path) -> ClipEncoder:
     """A random CLIP in a local-dir folder: 16 dimensions, 32 px, 16 tokens."""
     import open_clip
 
-    folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
     model = open_clip.CLIP(**CLIP_CONFIG)
     save_local_dir(model, CLIP_CONFIG, PREPROCESSING, folder, dtype=torch.float32)

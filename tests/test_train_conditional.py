@@ -3,9 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -483,54 +480,3 @@ def test_the_resolution_is_that_of_the_pictures(
     code, out, err = run("train-gan", *clip, *scratch, "--data", prepared, "--init", plain)
     assert code == 0, err
     assert "pictures of up to 128 px are shrunk to 32 px" in err
-
-
-@pytest.mark.slow
-def test_killed_with_9_and_run_again_it_ends_with_the_same_weights(
-    plain: Path, folder: Path, tiny_clip: ClipEncoder, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-c", KILLABLE]
-
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        arguments = [str(each) for each in options(folder, tiny_clip, out, plain)]
-        arguments[arguments.index("--steps") + 1] = "30"
-        return subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    assert start(tmp_path / "whole").wait() == 0
-    killed = start(tmp_path / "killed")
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    while not list(checkpoints.glob("*.safetensors")) and killed.poll() is None:
-        time.sleep(0.05)
-    killed.kill()
-    killed.wait()
-    assert start(tmp_path / "killed").wait() == 0
-    whole, again = ((tmp_path / name / "generator.safetensors").read_bytes() for name in ("whole", "killed"))
-    assert whole == again
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_batch(
-    plain: Path, folder: Path, tiny_clip: ClipEncoder, tmp_path: Path
-) -> None:
-    """The figures of a step are those of one process; what compares pictures of a batch sees halves of it."""
-
-    def losses(out: Path, *launcher: str) -> list[float]:
-        arguments = [str(each) for each in options(folder, tiny_clip, out, plain)]
-        arguments += ["--set", "contrastive=0", "--set", "matching=0", "--set", "augment=0"]
-        subprocess.run([sys.executable, *launcher, "-m", "clip2gan", *arguments], check=True)
-        return [line["clip_distance"] for line in lines(out) if "clip_distance" in line]
-
-    one = losses(tmp_path / "one")
-    two = losses(tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    assert two == pytest.approx(one, abs=0.05)
-
-
-# Checkpoints at every step, so that a kill comes between two.
-KILLABLE = """
-import sys
-from functools import partial
-from clip2gan.cli import main
-from clip2gan.training import gan
-gan.train_conditional = partial(gan.train_conditional, checkpoint_seconds=0)
-main(sys.argv[1:])
-"""

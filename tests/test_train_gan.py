@@ -1,9 +1,6 @@
 """Training a generator: the phases, exact resume, and the command."""
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,30 +190,3 @@ def test_command_names_bad_arguments(pictures, tmp_path):
     assert result.exit_code == 2
     assert "48 is not a power of two; take 32 or 64" in result.output
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_killed_command_goes_on_from_its_last_checkpoint(pictures, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    lengths = {"autoencoder-images": 40, "mapping-steps": 20, "adversarial-images": 400}
-
-    def start(out: Path, **changes: int) -> subprocess.Popen:
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "clip2gan",
-                "train-gan",
-                *arguments(pictures, out, **{**lengths, **changes}),
-            ],
-            stderr=subprocess.DEVNULL,
-        )
-
-    process = start(parts)
-    while not list(parts.glob("checkpoints/*.safetensors")):
-        assert process.poll() is None, "ended before its first checkpoint"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert start(parts).wait() == 0
-    assert start(whole).wait() == 0
-    assert weights(parts) == weights(whole)

@@ -43,13 +43,6 @@ SMALL = MapperTraining(
     steps=3,
     batch=4,
 )
-EVERY_STEP_A_CHECKPOINT = """
-import functools
-from clip2gan.cli import main
-from clip2gan.training import mapper
-mapper.train_mapper = functools.partial(mapper.train_mapper, checkpoint_seconds=0)
-main()
-"""
 MAPPER = "bundle/mapper-mlp.safetensors"
 
 
@@ -430,27 +423,6 @@ def test_mistakes(
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_a_kill_at_any_moment_changes_nothing(arguments: list[object], tmp_path: Path):
-    """kill -9 and the same command again: bit for bit the run that was never killed."""
-    arguments += ["--gap", "knn", "--set", "warmup_steps=8"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", EVERY_STEP_A_CHECKPOINT, *map(str, arguments)]
-    out = words.index("--out") + 1
-    words[out] = str(tmp_path / "whole")
-    subprocess.run(words, check=True, capture_output=True, env=environment)
-
-    words[out] = str(tmp_path / "killed")
-    log_file = tmp_path / "killed" / "log.jsonl"
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    while process.poll() is None and (not log_file.exists() or log_file.read_text().count("\n") < 2):
-        pass
-    process.kill()
-    process.wait()
-    subprocess.run(words, check=True, capture_output=True, env=environment)
-    for name in (MAPPER, "bundle/gap.safetensors"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 # ---- several processes
