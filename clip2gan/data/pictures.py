@@ -228,9 +228,7 @@ class Mixed:
     def batch(self, indices: Indices) -> Tensor:
         """The pictures at `indices` as uint8 [N, 3, R, R], RGB."""
         indices = torch.as_tensor(indices, dtype=torch.long)
-        parts = [
-            source.batch(share) for source, share in zip(self.sources, self._shares(indices), strict=True)
-        ]
+        parts = [source.batch(self._share(number, indices)) for number, source in enumerate(self.sources)]
         return self._gather(indices, parts)
 
     def stream(self, batches: Iterable[Sequence[int]], workers: int = WORKERS) -> Iterator[Tensor]:
@@ -238,14 +236,15 @@ class Mixed:
         all_indices, *copies = tee((torch.as_tensor(batch) for batch in batches), len(self.sources) + 1)
         each = max(1, workers // max(1, len(self.sources))) if workers else 0
         streams = [
-            source.stream((self._shares(batch)[number] for batch in copy), each)
+            source.stream(map(partial(self._share, number), copy), each)
             for number, (source, copy) in enumerate(zip(self.sources, copies, strict=True))
         ]
         return (self._gather(indices, parts) for indices, *parts in zip(all_indices, *streams, strict=True))
 
-    def _shares(self, indices: Tensor) -> list[list[int]]:
-        """Of each source, which of its pictures are among these."""
-        return [(indices[own] - start).tolist() for own, start in self._owned(indices)]
+    def _share(self, number: int, indices: Tensor) -> list[int]:
+        """Which of a source's own pictures are among these."""
+        own, start = self._owned(indices)[number]
+        return (indices[own] - start).tolist()
 
     def _gather(self, indices: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """One batch of each source's pictures."""
