@@ -162,7 +162,7 @@ def test_training_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     pytest.importorskip("resvg_py")
     data = tmp_path / "avatars.zip"
     write_zip(data, make_pictures(12, 0, 64, 0, processes=1), {"size": 64})
-    monkeypatch.setattr(train_judge, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(train_judge, "CHECKPOINT_SECONDS", 0)
 
     def train(name: str) -> Result:
         files = [

@@ -15,11 +15,10 @@ What a picture shows is known exactly, and so is what a caption claims. The loss
 """
 
 import json
-import time
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import cos, log, pi
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,15 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from clip2gan.clip import ClipEncoder, save_local_dir
 from clip2gan.data.pictures import Pictures, open_pictures
 from clip2gan.devices import resolve_device
 from clip2gan.domains.avatars import vocabulary as avatars
-from stylegan2.runs import RunFolder, pack, step_generator, unpack
+from stylegan2.processes import Processes
+from stylegan2.runs import RunFolder
+from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
+from stylegan2.training.schedule import rate_factor
 from tools import domain, zero_shot
 from tools.captions import Caption, Claims, caption
 
@@ -332,14 +333,6 @@ class ValueDirections(nn.Module):
         return value_loss(embeddings, targets, self.directions, self.log_scale.exp())
 
 
-def learning_rate(step: int, settings: Settings) -> float:
-    """Warm up for a twentieth of the run, then a cosine down to zero."""
-    warm_up = max(settings.steps // 20, 1)
-    if step < warm_up:
-        return settings.lr * (step + 1) / warm_up
-    return settings.lr * (1 + cos(pi * (step - warm_up) / max(settings.steps - warm_up, 1))) / 2
-
-
 def make_optimizer(settings: Settings, *modules: nn.Module) -> torch.optim.AdamW:
     """AdamW; weight decay for matrices only, not for embeddings, norms, biases and scales."""
     groups: list[dict[str, Any]] = [
@@ -359,7 +352,7 @@ def train(
     device: torch.device,
     test: Data | None = None,
     save_seconds: float = 120.0,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Callable[[range], Iterable[int]] | None = None,
 ) -> nn.Module:
     """Train, or go on with, the model of a run folder.
 
@@ -368,67 +361,74 @@ def train(
         data: pictures to learn from.
         run: the run's folder.
         device: where to compute.
-        test: pictures to measure zero-shot accuracy on, at each checkpoint.
+        test: pictures to measure zero-shot accuracy on, now and then.
         save_seconds: time between checkpoints.
         progress: wraps the steps.
 
     Returns:
         The whole model, as open_clip makes it from the config, on the CPU.
     """
-    torch.manual_seed(settings.seed)
-    latest = run.latest()
-    context_length = settings.model["text_cfg"]["context_length"]
-    tokenizer = Tokenizer(context_length, latest[1]["vocabulary"] if latest else None)
-    model = make_model(settings.model, tokenizer.size).to(device).train()
-    values = ValueDirections(settings.model["embed_dim"]).to(device)
-    optimizer = make_optimizer(settings, model, values)
-    if latest:
-        unpack(latest[1], model=model, values=values, optimizer=optimizer)
-    truth = truth_table(data.attributes)
+    training = _Training(settings, data, device, test)
+    Trainer(training.task(), run, Processes(device), settings.seed, save_seconds).train(progress)
+    return training.whole()
 
-    losses: list[list[float]] = []
-    last_saved = time.monotonic()
-    for step in progress(range(latest[0] if latest else 0, settings.steps)):
-        rng = np.random.default_rng((settings.seed, step))
-        chosen = rng.integers(len(data.attributes), size=settings.batch)
-        texts = [tokenizer.draw(data.attributes[i], rng) for i in np.tile(chosen, settings.captions)]
+
+class _Training:
+    """The steps of a training, with what they share."""
+
+    def __init__(self, settings: Settings, data: Data, device: torch.device, test: Data | None):
+        torch.manual_seed(settings.seed)
+        self.settings, self.data, self.device, self.test = settings, data, device, test
+        self.tokenizer = Tokenizer(settings.model["text_cfg"]["context_length"])
+        self.model = make_model(settings.model, self.tokenizer.size).to(device).train()
+        self.values = ValueDirections(settings.model["embed_dim"]).to(device)
+        self.optimizer = make_optimizer(settings, self.model, self.values)
+        self.truth = truth_table(data.attributes)
+
+    def task(self) -> Task:
+        return Task(
+            parts={"model": self.model, "values": self.values, "optimizer": self.optimizer},
+            phases=[Phase(steps=self.settings.steps, step=self._step, log_every=100)],
+            preview=self._measure,
+            preview_every=max(250, self.settings.steps // 10),
+        )
+
+    def _step(self, step: Step) -> Updates:
+        settings, tokenizer, device = self.settings, self.tokenizer, self.device
+        rng = np.random.default_rng((settings.seed, step.number))
+        chosen = rng.integers(len(self.data.attributes), size=settings.batch)
+        texts = [tokenizer.draw(self.data.attributes[i], rng) for i in np.tile(chosen, settings.captions)]
         texts.sort(key=lambda text: len(text[0]))  # short and long ones are padded apart
         tokens = [numbers for numbers, _ in texts]
         halves = [tokenizer.pad(half) for half in (tokens[: len(tokens) // 2], tokens[len(tokens) // 2 :])]
-        images = augment(data.pictures.batch(chosen.tolist()), step_generator(settings.seed, step))
-        shown, claimed = truth[chosen], claim_table([claims for _, claims in texts])
+        images = augment(self.data.pictures.batch(chosen.tolist()), step.random)
+        shown, claimed = self.truth[chosen], claim_table([claims for _, claims in texts])
 
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            image_features = model.encode_image(images.to(device))
-            text_features = torch.cat([encode_texts(model, half.to(device)) for half in halves])
-        of_images, of_texts = (F.normalize(x.float(), dim=-1) for x in (image_features, text_features))
-        positive = positives(shown, claimed).to(device)
-        terms = [
-            contrastive_loss(of_images, of_texts, positive, model.logit_scale.exp()),
-            values(of_images, shown.to(device)),
-            values(of_texts, claim_targets(claimed).to(device)),
-        ]
-        optimizer.zero_grad()
-        torch.stack(terms).sum().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        def losses(turn: int) -> Terms:
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+                of_images = self.model.encode_image(images.to(device))
+                of_texts = torch.cat([encode_texts(self.model, half.to(device)) for half in halves])
+            of_images, of_texts = (F.normalize(x.float(), dim=-1) for x in (of_images, of_texts))
+            positive = positives(shown, claimed).to(device)
+            scale = self.model.logit_scale.exp()
+            return {
+                "contrastive": (1.0, contrastive_loss(of_images, of_texts, positive, scale)),
+                "images": (1.0, self.values(of_images, shown.to(device))),
+                "texts": (1.0, self.values(of_texts, claim_targets(claimed).to(device))),
+            }
+
+        rate = rate_factor(step.index, settings.steps, ramp=max(settings.steps // 20, 1), end=0.0)
+        rates = [settings.lr * rate] * len(self.optimizer.param_groups)
+        yield Update(optimizer=self.optimizer, losses=losses, rates=rates, clip_norm=1.0)
         with torch.no_grad():
-            model.logit_scale.clamp_(0, log(MAX_LOGIT_SCALE))
-        losses.append([term.item() for term in terms])
+            self.model.logit_scale.clamp_(0, log(MAX_LOGIT_SCALE))
 
-        if step + 1 == settings.steps or time.monotonic() - last_saved >= save_seconds:
-            means = dict(zip(("contrastive", "images", "texts"), np.mean(losses, axis=0), strict=True))
-            if test is not None:
-                whole = with_all_tokens(model, settings.model, tokenizer.vocabulary)
-                means |= zero_shot_figures(as_encoder(whole), test)
-            run.log(step + 1, lr=learning_rate(step, settings), **means)
-            tensors = pack(model=model, values=values, optimizer=optimizer)
-            run.save(step + 1, {**tensors, "vocabulary": tokenizer.vocabulary}, {})
-            losses.clear()
-            last_saved = time.monotonic()
-    return with_all_tokens(model, settings.model, tokenizer.vocabulary)
+    def whole(self) -> Any:
+        """The model with open_clip's whole vocabulary."""
+        return with_all_tokens(self.model, self.settings.model, self.tokenizer.vocabulary)
+
+    def _measure(self, done: int) -> dict[str, float]:
+        return {} if self.test is None else zero_shot_figures(as_encoder(self.whole()), self.test)
 
 
 def as_encoder(model: Any) -> ClipEncoder:
@@ -495,7 +495,6 @@ def main(
             resolve_device(device),
             open_data(test, size) if test else None,
             save_seconds,
-            lambda steps: tqdm(steps, "training", unit="step", disable=None),
         )
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -5,21 +5,22 @@ python -m tools.make_avatars --num 1500 --seed 8 --captions 0 --out data/avatars
 python -m tools.train_judge --out runs/judge
 """
 
-import math
 from pathlib import Path
 
 import click
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from clip2gan.domains.avatars.judge import WEIGHTS, Judge, judge_images
-from stylegan2.runs import RunFolder, pack, step_generator, unpack
+from stylegan2.processes import Processes
+from stylegan2.runs import RunFolder
+from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
+from stylegan2.training.schedule import rate_factor
 from tools.dataset import Avatars, read_avatars
 
-CHECKPOINT_EVERY = 250
-LOG_EVERY = 50
+MEASURE_EVERY = 250
+CHECKPOINT_SECONDS = 60.0
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -63,6 +64,41 @@ def accuracies(judge: Judge, avatars: Avatars) -> dict[str, float]:
     return {group: right[shown[:, i], i].float().mean().item() for i, group in enumerate(probabilities)}
 
 
+def train(
+    avatars: Avatars, held_out: Avatars, run: RunFolder, steps: int, batch: int, lr: float, seed: int
+) -> Judge:
+    """Train a judge, or go on with the one of the run's folder; accuracies on `held_out` go into its log."""
+    labels, shown = avatars.labels()
+    torch.manual_seed(seed)
+    judge = Judge()
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.01)
+
+    def step(now: Step) -> Updates:
+        chosen = torch.randint(len(labels), (batch,), generator=now.random)
+        images = augment(avatars.images[chosen], now.random)
+        yield Update(
+            optimizer=optimizer,
+            losses=lambda turn: {
+                "loss": (1.0, judge_loss(judge.train(), images, labels[chosen], shown[chosen]))
+            },
+            rates=[lr * rate_factor(now.index, steps, ramp=100, end=0.01)],
+            precision="bf16",
+        )
+
+    def measure(done: int) -> dict[str, float]:
+        figures = accuracies(judge, held_out)
+        return {"accuracy": sum(figures.values()) / len(figures)}
+
+    task = Task(
+        parts={"judge": judge, "optimizer": optimizer},
+        phases=[Phase(steps=steps, step=step)],
+        preview=measure,
+        preview_every=MEASURE_EVERY,
+    )
+    Trainer(task, run, Processes(torch.device("cpu")), seed, CHECKPOINT_SECONDS).train()
+    return judge
+
+
 @click.command(help=__doc__)
 @click.option("--data", default="data/avatars-judge.zip", show_default=True, help="Zip of make_avatars.")
 @click.option("--test", default="data/avatars-judge-test.zip", show_default=True, help="Held-out renders.")
@@ -83,35 +119,7 @@ def main(
         run = RunFolder.open(out, settings)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    labels, shown = avatars.labels()
-    torch.manual_seed(seed)
-    judge = Judge()
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.01)
-    start = 0
-    if (found := run.latest()) is not None:
-        start, tensors, _ = found
-        unpack(tensors, judge=judge, optimizer=optimizer)
-    for step in tqdm(range(start, steps), initial=start, total=steps, disable=None):
-        generator = step_generator(seed, step)
-        torch.manual_seed(step)  # dropout
-        warm = min(1.0, (step + 1) / 100)
-        optimizer.param_groups[0]["lr"] = (
-            lr * warm * (0.01 + 0.99 * math.cos(math.pi / 2 * step / steps) ** 2)
-        )
-        chosen = torch.randint(len(labels), (batch,), generator=generator)
-        images = augment(avatars.images[chosen], generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = judge_loss(judge.train(), images, labels[chosen], shown[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        done = step + 1
-        if done % LOG_EVERY == 0 or done == steps:
-            run.log(done, loss=loss.item())
-        if done % CHECKPOINT_EVERY == 0 or done == steps:
-            figures = accuracies(judge, held_out)
-            run.log(done, accuracy=sum(figures.values()) / len(figures))
-            run.save(done, pack(judge=judge, optimizer=optimizer), {})
+    judge = train(avatars, held_out, run, steps, batch, lr, seed)
     judge.save(weights)
     figures = accuracies(Judge.load(weights), held_out)
     for group, accuracy in figures.items():
