@@ -76,11 +76,13 @@ def train(
     def step(now: Step) -> Updates:
         chosen = torch.randint(len(labels), (batch,), generator=now.random)
         images = augment(avatars.images[chosen], now.random)
+
+        def losses(turn: int) -> Terms:
+            return {"loss": (1.0, judge_loss(judge.train(), images, labels[chosen], shown[chosen]))}
+
         yield Update(
             optimizer=optimizer,
-            losses=lambda turn: {
-                "loss": (1.0, judge_loss(judge.train(), images, labels[chosen], shown[chosen]))
-            },
+            losses=losses,
             rates=[lr * rate_factor(now.index, steps, ramp=100, end=0.01)],
             precision="bf16",
         )
