@@ -66,3 +66,10 @@ def is_bundle(source: str | Path) -> bool:
     """Whether this names a whole model, by its name, folder or hf-hub:ORG/NAME."""
     text = str(source)
     return text in bundled_models() or text.startswith(HF_HUB) or (Path(source) / CONFIG).is_file()
+
+
+def find_licence(source: str | Path, generator: "Generator") -> str | None:
+    """The licence of a generator's weights: of its file or else its bundle; None where neither says."""
+    if generator.licence is None and is_bundle(source):
+        return read_config(locate_bundle(str(source))).licences.get("generator")
+    return generator.licence

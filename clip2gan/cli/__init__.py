@@ -14,6 +14,7 @@ COMMANDS = {
     "generate": "Make pictures from texts, or variations of a picture.",
     "edit": "Change a picture by words.",
     "invert": "Find the latent codes that give pictures back.",
+    "sample": "Draw pictures of a generator by seed, without CLIP.",
     "prepare": "Bring pictures and captions into the training format.",
     "train-mapper": "Train the bridge from CLIP to a frozen generator.",
     "train-gan": "Train a StyleGAN2 on pictures.",

@@ -11,13 +11,14 @@ from clip2gan.images.decoder import (
     to_srgb,
 )
 from clip2gan.images.formats import picture_files
-from clip2gan.images.sheets import contact_sheet, difference, label
+from clip2gan.images.sheets import Sheet, contact_sheet, difference, label
 from clip2gan.images.tensors import to_picture
 from clip2gan.images.write import read_metadata, slug, write_png
 
 __all__ = [
     "MAX_PIXELS",
     "Photo",
+    "Sheet",
     "contact_sheet",
     "decode",
     "decode_photo",

@@ -7,16 +7,34 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 TEXT_SIZE, LINE_HEIGHT, MARGIN = 12, 15, 4  # pixels, of labels
 
 
+class Sheet:
+    """Pictures in rows and columns on white, put in one at a time, so that none has to be kept.
+
+    `cell` (width, height) is the size of each; larger ones are reduced to it, antialiased.
+    `image` is the sheet.
+    """
+
+    def __init__(self, rows: int, columns: int, cell: tuple[int, int], gap: int = 2):
+        self._cell, self._gap = cell, gap
+        width, height = cell
+        size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
+        self.image = Image.new("RGB", size, "white")
+
+    def paste(self, picture: Image.Image, row: int, column: int) -> None:
+        """Put a picture in its place; both count from 0."""
+        if picture.size != self._cell:
+            picture = picture.resize(self._cell, Image.Resampling.LANCZOS)
+        width, height = self._cell
+        self.image.paste(picture, (column * (width + self._gap), row * (height + self._gap)))
+
+
 def contact_sheet(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
     """The pictures, all of one size, row by row on white with `gap` pixels between them."""
-    width, height = images[0].size
     columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    sheet = Sheet(-(-len(images) // columns), columns, images[0].size, gap)
     for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        sheet.paste(image, (column * (width + gap), row * (height + gap)))
-    return sheet
+        sheet.paste(image, *divmod(index, columns))
+    return sheet.image
 
 
 def label(text: str, width: int, height: int | None = None) -> Image.Image:
