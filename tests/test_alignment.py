@@ -161,7 +161,7 @@ def portrait() -> Image.Image:
 
 
 def detector() -> None:
-    mediapipe = pytest.importorskip("mediapipe", reason="MediaPipe (extra `faces`) is not installed")
+    mediapipe = pytest.importorskip("mediapipe", reason="MediaPipe (extra `align`) is not installed")
     if not hasattr(mediapipe, "solutions"):
         pytest.skip("this MediaPipe carries no models (0.10.14 is the last that does)")
 
@@ -271,5 +271,5 @@ def test_without_mediapipe_the_remedy_is_named(
     args = ["--model", tiny_bundle, "--image", picture, "--attr", "hat", "--align"]
     code, _, err = run("edit", *args)
     assert code == 2
-    assert "pip install 'clip2gan[faces]'" in err
+    assert "pip install 'clip2gan[align]'" in err
     assert "--points" in err

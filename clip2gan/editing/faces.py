@@ -1,4 +1,4 @@
-"""Finding faces: five points of each, by MediaPipe (the extra `faces`).
+"""Finding faces: five points of each, by MediaPipe (the extra `align`).
 
 Up to release 0.10.14 MediaPipe's wheel carries its models. Later ones need a model file of Google's "face
 landmarker" (`.task`), which `--landmark-model` names.
@@ -20,7 +20,7 @@ MOST_FACES = 32
 LONGEST_SIDE = 1920  # a larger photo is shrunk before it is looked at
 CONFIDENCE = 0.5
 NOT_INSTALLED = (
-    "finding faces needs MediaPipe: pip install 'clip2gan[faces]'; "
+    "finding faces needs MediaPipe: pip install 'clip2gan[align]'; "
     "or give the five points yourself (--points)"
 )
 NO_MODEL = (
