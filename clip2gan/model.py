@@ -30,7 +30,7 @@ from clip2gan.editing.inversion import invert, psnr, tune
 from clip2gan.editing.kind import Usual, find_usual
 from clip2gan.editing.references import reference_memory
 from clip2gan.editing.strength import Strength
-from clip2gan.images import to_picture
+from clip2gan.images import to_picture, to_srgb
 from clip2gan.mappers.own import OwnMapping
 from stylegan2.generator import set_precision, truncate
 
@@ -333,7 +333,7 @@ class Model:
 
     def fit(self, image: Image.Image) -> Image.Image:
         """`image` as the generator would draw it: the square at its centre, at the generator's resolution."""
-        return fit_square(image, self.resolution)
+        return fit_square(to_srgb(image), self.resolution)
 
     def to_target(self, image: Image.Image) -> Tensor:
         """`image` as the generator's output would be: [1, 3, R, R] in [-1, 1], see `fit`."""

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from icc import ADOBE_RGB, DISPLAY_P3, SRGB, SRGB_CURVE, cmyk_profile, grey_profile, in_srgb, rgb_profile
 from PIL import Image
 
 from clip2gan.data.pictures import open_pictures
+from clip2gan.editing.session import EditSession
 from clip2gan.images import decode, read_photo, read_picture, to_srgb, write_png
+from clip2gan.model import Model
 
 P3 = rgb_profile(DISPLAY_P3, SRGB_CURVE)
 ADOBE = rgb_profile(ADOBE_RGB, 2.19921875)
@@ -195,3 +198,33 @@ def test_pngs_that_are_written_say_that_they_are_srgb(tmp_path: Path) -> None:
         assert written.info["srgb"] == 1
         assert "icc_profile" not in written.info
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), image)
+
+
+def test_a_photo_with_its_face_pasted_back_keeps_its_profile(
+    tmp_path: Path, run: Run, tiny_bundle: Path
+) -> None:
+    pixels = np.random.default_rng(8).integers(0, 256, (96, 80, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", icc_profile=P3)
+    points = "30,40,50,40,40,50,32,60,48,60"
+    for strength, name in ((0, "same.png"), (2, "other.png")):
+        code, _, err = run(
+            "edit", "--model", tiny_bundle, "--device", "cpu", "--steps", 2,
+            "--image", tmp_path / "photo.png", "--attr", f"a hat:{strength}", "--points", points, "--paste-back", "--out", tmp_path / name,
+        )  # fmt: skip
+        assert code == 0, err
+        with Image.open(tmp_path / name) as written:
+            assert written.info["icc_profile"] == P3
+    same, other = (np.asarray(Image.open(tmp_path / name)) for name in ("same.png", "other.png"))
+    np.testing.assert_array_equal(same, pixels)
+    changed = (other != pixels).any(-1)
+    assert changed.any()
+    assert not changed[:, :2].any()
+    assert not changed[-2:].any()
+
+
+def test_the_library_takes_pictures_of_any_profile(tiny: Model) -> None:
+    image = Image.fromarray(colours(9))
+    with Image.open(io.BytesIO(encoded(image, icc_profile=ADOBE))) as opened:
+        right = decode(encoded(image, icc_profile=ADOBE))
+        np.testing.assert_array_equal(tiny.fit(opened), tiny.fit(right))
+        np.testing.assert_array_equal(EditSession(tiny, opened).photo, right)

@@ -41,7 +41,7 @@ from clip2gan.editing.output import (
     there_and_back,
 )
 from clip2gan.editing.strength import Strength, wants_of
-from clip2gan.images import to_picture
+from clip2gan.images import to_picture, to_srgb
 from clip2gan.video import write_video
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ class EditSession:
 
     Attributes:
         model: draws and looks.
-        photo: RGB, of any size.
+        photo: upright sRGB, of any size.
     """
 
     def __init__(
@@ -323,7 +323,7 @@ class EditSession:
 
         Args:
             model: see `clip2gan.load`.
-            photo: a PIL picture.
+            photo: a PIL picture, in any mode and colour profile (see `images.to_srgb`).
             align: "ffhq" finds the faces and cuts them out as FFHQ does; None takes the whole picture.
             face: only the Nth face from the left, from 1; None takes all.
             points: five or 68 points (x, y) of the one face to cut out, in place of finding it.
@@ -338,7 +338,7 @@ class EditSession:
             raise ValueError(f"unknown alignment {align!r}; choose 'ffhq' or None")
         if face is not None and face < 1:
             raise ValueError(f"faces are counted from 1, got {face}")
-        self.model, self.photo = model, photo.convert("RGB")
+        self.model, self.photo = model, to_srgb(photo)
         self._options = inversion or InversionOptions()
         model.check_source(self._options.source)
         self._align, self._face, self._landmark_model = align, face, landmark_model
