@@ -207,10 +207,19 @@ def test_a_photo_with_its_face_pasted_back_keeps_its_profile(
     Image.fromarray(pixels).save(tmp_path / "photo.png", icc_profile=P3)
     points = "30,40,50,40,40,50,32,60,48,60"
     for strength, name in ((0, "same.png"), (2, "other.png")):
-        code, _, err = run(
-            "edit", "--model", tiny_bundle, "--device", "cpu", "--steps", 2,
-            "--image", tmp_path / "photo.png", "--attr", f"a hat:{strength}", "--points", points, "--paste-back", "--out", tmp_path / name,
-        )  # fmt: skip
+        options = [
+            "--model",
+            tiny_bundle,
+            "--device",
+            "cpu",
+            "--steps",
+            2,
+            "--points",
+            points,
+            "--paste-back",
+        ]
+        options += ["--image", tmp_path / "photo.png", "--attr", f"a hat:{strength}"]
+        code, _, err = run("edit", *options, "--out", tmp_path / name)
         assert code == 0, err
         with Image.open(tmp_path / name) as written:
             assert written.info["icc_profile"] == P3
