@@ -1,15 +1,18 @@
 """Bundles read into memory, checked, and written whole."""
 
 import dataclasses
+import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clip2gan import __version__
 from clip2gan.bundle.card import model_card
 from clip2gan.bundle.config import CLIP, CONFIG, BundleConfig, read_config
 from clip2gan.bundle.locate import BUNDLED, HF_HUB, choose_mapper, locate_bundle
@@ -19,6 +22,7 @@ from stylegan2.names import file_inside
 if TYPE_CHECKING:
     import torch
 
+    from clip2gan.bundle.sums import Sums
     from clip2gan.clip import ClipEncoder
     from clip2gan.editing.encoder import LatentEncoder
     from clip2gan.gap import Gap
@@ -78,6 +82,7 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
         FileNotFoundError: a part is missing.
         OSError: the model has to be fetched and cannot be.
     """
+    from clip2gan.bundle.sums import Sums
     from clip2gan.clip import ClipEncoder
     from clip2gan.editing.encoder import load_encoder
     from clip2gan.gap import load_gap, with_settings
@@ -107,12 +112,36 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
     )
     _check_fit(bundle, mapper_file)
     unused = {name for other, name in config.mappers.items() if other != kind}
-    check_files(folder, {name: total for name, total in config.files.items() if name not in unused})
-    if config.clip_fingerprint is not None and not bundle.clip.has_fingerprint(config.clip_fingerprint):
-        raise ValueError(
-            f"{folder / CONFIG}: CLIP {config.clip!r} is not the one this model was trained with"
-        )
+    sums = Sums()
+    needed = {name: total for name, total in config.files.items() if name not in unused}
+    check_files(folder, needed, sums.sum_of)
+    _check_clip(bundle, sums)
+    sums.save()
     return bundle
+
+
+def _check_clip(bundle: Bundle, sums: "Sums") -> None:
+    """Raise ValueError if its CLIP is not the one that the bundle was made with.
+
+    The weights of a CLIP in the bundle's own files, whose sums are right, are compared once.
+    """
+    from clip2gan.clip import WEIGHTS_NAME
+
+    config = bundle.config
+    if config.clip_fingerprint is None:
+        return
+    own = {name: total for name, total in config.files.items() if name.startswith(f"{CLIP}/")}
+    versions = f"clip2gan {__version__}, open_clip {version('open_clip_torch')}"
+    fact = f"CLIP {json.dumps(own, sort_keys=True)} is {config.clip_fingerprint} ({versions})"
+    is_checked = config.clip == CLIP and f"{CLIP}/{WEIGHTS_NAME}" in own
+    if is_checked and sums.knows(fact):
+        return
+    if not bundle.clip.has_fingerprint(config.clip_fingerprint):
+        raise ValueError(
+            f"{bundle.path / CONFIG}: CLIP {config.clip!r} is not the one this model was trained with"
+        )
+    if is_checked:
+        sums.learn(fact)
 
 
 def write_bundle(
@@ -302,14 +331,18 @@ def check_places(folder: Path, config: BundleConfig) -> None:
             file_inside(folder, f"{CLIP}/{name.name}")
 
 
-def check_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Compare files with their sha256. Raises FileNotFoundError or ValueError with the first one wrong."""
+def check_files(folder: Path, files: Mapping[str, str], sum_of: Callable[[Path], str] | None = None) -> None:
+    """Compare files with their sha256. Raises FileNotFoundError or ValueError with the first one wrong.
+
+    Every file is read, unless `sum_of` knows its sum (see `Sums`).
+    """
     from stylegan2.files import fingerprint
 
+    sum_of = sum_of or fingerprint
     for name, total in files.items():
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: no such file; the model is not whole, get it again")
-        if fingerprint(folder / name) != total:
+        if sum_of(folder / name) != total:
             raise ValueError(
                 f"{folder / name}: its sha256 is not the one in {CONFIG}: the file is damaged "
                 "or was changed; get the model again"
