@@ -31,6 +31,16 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
         assert text in done.stdout
 
 
+def test_nothing_of_ours_imports_torchs_compiler() -> None:
+    """It takes as long as torch itself. open_clip, imported with the first CLIP, brings it as well."""
+    script = (
+        "import sys, clip2gan.model, clip2gan.editing.session\n"
+        "print('torch._dynamo' in sys.modules, 'open_clip' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
 @pytest.mark.parametrize("name", ["generate", "edit", "invert", "models", "doctor"])
 def test_the_commands_help_is_quick_too(name: str) -> None:
     script = (

@@ -111,6 +111,14 @@ def test_style_from_a_seed_and_from_a_picture(generate: Run, picture: Path, tiny
     assert Path("image.png").read_bytes() != Path("seed.png").read_bytes()
 
 
+def test_a_picture_of_another_kind_is_told(generate: Run, run: Run, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "teal").save("teal.png")
+    code, _, err = run("generate", "--image", "teal.png", "--device", "cpu", "--out", "o.png")
+    assert code == 0
+    assert err.startswith("Warning: teal.png: this does not look like the pictures that the model makes")
+    assert err.count("\n") == 1
+
+
 def test_a_text_beyond_the_context_is_cut_with_a_warning(generate: Run) -> None:
     code, _, err = generate("--text", "word " * 10_000, "--out", "o")
     assert code == 0

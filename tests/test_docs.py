@@ -7,9 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"^<!-- run by tests/test_docs.py -->\n```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+PYTHON = re.compile(r"^<!-- run by tests/test_docs.py -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/editing.md"])
+def test_python_examples_run_as_written(page: str, tmp_path: Path) -> None:
+    (example,) = PYTHON.findall((ROOT / page).read_text(encoding="utf-8"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", example], cwd=tmp_path, env=environment, check=True)
+    with Image.open(tmp_path / "edited.png") as edited:
+        assert edited.size == (64, 64)
 
 
 @pytest.mark.slow
