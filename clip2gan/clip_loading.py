@@ -5,6 +5,7 @@ Files are read as data only, and every mistake ends in one line.
 
 import difflib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +20,11 @@ from clip2gan.clip_files import (
     QUICK,
     ClipFile,
     agreed_preprocessing,
+    check_config,
     hugging_face_config,
     one_line,
     read_clip_file,
+    read_json,
     read_shapes,
 )
 from stylegan2.files import check_weights
@@ -62,6 +65,7 @@ def load_clip(spec: str) -> LoadedClip:
         _check_local_dir(folder)
         return _create(source, None, spec)
     if source.startswith(HF_HUB):
+        _check_hub_config(source, spec)
         return _create(source, None, spec, fetched=True)
     architecture, weights = _architecture_and_weights(source)
     if _is_published(architecture, weights):
@@ -163,6 +167,8 @@ def _load_hugging_face(folder: Path, spec: str) -> LoadedClip:
         raise FileNotFoundError(f"{folder}: no weights in this CLIP folder; put {HF_WEIGHTS[0]} there")
     config = hugging_face_config(folder / HF_CONFIG)
     file = read_clip_file(weights, spec)
+    numbers = sum(math.prod(shape) for shape in file.shapes.values())
+    check_config(config, numbers, str(folder / HF_CONFIG))
     if file.state is None:
         raise ValueError(f"{weights}: not the weights of Hugging Face's CLIPModel")
     return _create_from_state(config, file, file.preprocessing, spec)
@@ -203,8 +209,21 @@ def _check_local_dir(folder: Path) -> None:
     weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
     if not weights:
         raise FileNotFoundError(f"{folder}: no weights in this CLIP folder; put {WEIGHTS_NAME} there")
+    config = read_json(folder / CONFIG_NAME).get("model_cfg")
     for path in weights:
-        read_shapes(path)
+        shapes, _ = read_shapes(path)
+        if isinstance(config, dict):
+            numbers = sum(math.prod(shape) for shape in shapes.values())
+            check_config(config, numbers, str(folder / CONFIG_NAME))
+
+
+def _check_hub_config(source: str, spec: str) -> None:
+    import open_clip
+
+    with _one_line_errors(spec, fetched=True):
+        config = open_clip.get_model_config(source)
+    if isinstance(config, dict):
+        check_config(config, None, f"{source}: {CONFIG_NAME}")
 
 
 def _is_published(name: str, pretrained: str) -> bool:

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip2gan.domain import GapSettings
-from stylegan2.files import load_tensors, save_tensors
+from stylegan2.files import check_size, load_tensors, save_tensors
 
 MEMORY_SIZE = 12288  # embeddings that `knn` and `posterior` remember
 POSTERIOR_SHARPNESS = 2.4  # of `posterior`, and in an edit, in units of CLIP's logit scale
@@ -430,14 +430,33 @@ def load_gap(path: str | Path, device: str | torch.device = "cpu") -> Gap:
     """
     tensors, settings = load_tensors(path)
     kind = settings.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{path}: unknown gap {kind!r}; choose from {', '.join(KINDS)}")
     values: dict[str, Any] = {**settings, **{name: tensor.to(device) for name, tensor in tensors.items()}}
     try:
         values["noise"] = Noise(**settings.get("noise", {}))
-        return KINDS[kind](**values)
+        gap = KINDS[kind](**values)
+        _check_values(gap)
+        return gap
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: does not hold a gap of kind {kind!r} ({error})") from error
+
+
+def _check_values(gap: Gap) -> None:
+    """Raise TypeError or ValueError where values are of another kind than the gap has, or too large."""
+    dims = set()
+    for part in dataclasses.fields(gap):
+        value, kind = getattr(gap, part.name), str(part.type)
+        if "Tensor" in kind:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{part.name} is missing")
+            dims.add(value.shape[-1] if value.ndim in (1, 2) else None)
+        elif "int" in kind:
+            check_size(part.name, value, 1, 2**20)
+        elif "float" in kind and not (isinstance(value, (int, float)) and abs(value) < 1e9):  # nor NaN
+            raise ValueError(f"{part.name} must be a finite number, got {value!r:.40}")
+    if len(dims) > 1 or None in dims:
+        raise ValueError("its tensors are not embeddings of one length")
 
 
 def with_settings(gap: Gap, settings: GapSettings) -> Gap:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 @contextlib.contextmanager
@@ -101,7 +102,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get("config", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            if not isinstance(config, dict):
+                raise ValueError("its header is no JSON object")
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
         raise ValueError(
             f"{path}: not a readable safetensors file ({error}); fetch or make it again"
         ) from error
@@ -134,6 +137,35 @@ def check_finite(tensors: Mapping[str, Tensor], source: str | Path | None = None
                 f"{prefix}{ascii(name)[1:-1]:.80} is not finite ({count:,} of its {size:,} numbers are NaN "
                 "or infinite); take an earlier snapshot, or get the file again"
             )
+
+
+class WithoutData(TorchFunctionMode):
+    """While this is in force, weights are shapes on the meta device: nothing is drawn and nothing allocated.
+
+    A small file may describe a large module: `check_weights` compares what it has before that is made.
+
+    PyTorch's own way, `with torch.device("meta")`, takes seconds at its first arithmetic, importing what it
+    needs to work out the results' shapes.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.randn, torch.zeros, torch.ones, torch.empty, torch.full):
+            is_shape = isinstance(args[0], (list, tuple))
+            size = args[0] if is_shape or func is torch.full else args
+            return torch.empty(size, device="meta")
+        is_meta = bool(args) and isinstance(args[0], Tensor) and args[0].is_meta
+        is_in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if is_meta and (func is torch.Tensor.div or is_in_place):  # drawing and scaling of initial weights
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def check_size(name: str, value: object, least: int, most: int) -> None:
+    """Raise ValueError unless `value` is a whole number in this range."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
 
 
 def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stylegan2 import frozen
-from stylegan2.files import save_tensors
+from stylegan2.files import check_size, save_tensors
 from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
 from stylegan2.ops import bias_act, epilogue, setup_filter
 from stylegan2.ops.resample import blur_after_upsampling, upsample2d
@@ -58,12 +58,12 @@ class GeneratorConfig:
     def __post_init__(self):
         for name in ("z_dim", "w_dim", "img_resolution", "img_channels", "channel_base", "channel_max"):
             # channel_base is a product of a resolution and a width.
-            _check_size(name, getattr(self, name), 1, LARGEST**2 if name == "channel_base" else LARGEST)
-        _check_size("c_dim", self.c_dim, 0, LARGEST)
-        _check_size("mapping_layers", self.mapping_layers, 1, DEEPEST)
+            check_size(name, getattr(self, name), 1, LARGEST**2 if name == "channel_base" else LARGEST)
+        check_size("c_dim", self.c_dim, 0, LARGEST)
+        check_size("mapping_layers", self.mapping_layers, 1, DEEPEST)
         if self.mapping_width is not None:
-            _check_size("mapping_width", self.mapping_width, 1, LARGEST)
-        _check_size("num_fp16_res", self.num_fp16_res, 0, DEEPEST)
+            check_size("mapping_width", self.mapping_width, 1, LARGEST)
+        check_size("num_fp16_res", self.num_fp16_res, 0, DEEPEST)
         if self.conv_clamp is not None and not (
             isinstance(self.conv_clamp, (int, float)) and self.conv_clamp > 0
         ):
@@ -79,7 +79,7 @@ class GeneratorConfig:
             if len(self.widths) != len(self.block_resolutions):
                 raise ValueError(f"widths must be {len(self.block_resolutions)} numbers, one a resolution")
             for width in self.widths:
-                _check_size("widths", width, 1, LARGEST)
+                check_size("widths", width, 1, LARGEST)
         elif self.channel_base < self.img_resolution:
             raise ValueError(
                 f"channel_base {self.channel_base} is less than the resolution; give a larger one"
@@ -412,11 +412,6 @@ def save_generator(generator: Generator, path: str | Path) -> None:
     if generator.licence is not None:
         config["licence"] = generator.licence
     save_tensors(path, generator.state_dict(), config)
-
-
-def _check_size(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
 
 
 def normalize_second_moment(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stylegan2 import Encoder, Generator, GeneratorConfig
-from stylegan2.files import load_tensors, load_weights, save_tensors
+from stylegan2.files import WithoutData, check_weights, load_tensors, load_weights, save_tensors
 
 LARGEST_INPUT = 256  # larger pictures are shrunk: what W can hold is seen in them
 
@@ -90,8 +90,11 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Latent
     tensors, settings = load_tensors(path)
     try:
         config = EncoderConfig(**settings)
-        encoder = LatentEncoder(config)
+        with WithoutData():
+            shape = LatentEncoder(config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: does not hold an encoder ({error})") from error
+    check_weights(shape, tensors, str(path))  # before a large one is made
+    encoder = LatentEncoder(config)
     load_weights(encoder, tensors, str(path))
     return encoder.eval().requires_grad_(False).to(device)

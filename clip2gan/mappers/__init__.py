@@ -12,7 +12,7 @@ from clip2gan.mappers.diffusion import DiffusionConfig, DiffusionMapper
 from clip2gan.mappers.flow import FlowConfig, FlowMapper
 from clip2gan.mappers.mlp import MlpConfig, MlpMapper
 from clip2gan.settings import check_settings
-from stylegan2.files import load_tensors, load_weights, save_tensors
+from stylegan2.files import WithoutData, check_weights, load_tensors, load_weights, save_tensors
 
 # kind -> (mapper, its settings)
 KINDS: dict[str, tuple[type[Mapper], type[MapperConfig]]] = {
@@ -49,8 +49,11 @@ def load_mapper(path: str | Path, device: str | torch.device = "cpu") -> Mapper:
     tensors, config = load_tensors(path)
     kind = config.pop("kind", None)
     try:
-        mapper = new_mapper(str(kind), config)
+        with WithoutData():
+            shape = new_mapper(str(kind), config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: its header does not describe a mapper ({error})") from error
+    check_weights(shape, tensors, str(path))  # before a large one is made
+    mapper = new_mapper(str(kind), config)
     load_weights(mapper, tensors, str(path))
     return mapper.eval().requires_grad_(False).to(device)

@@ -1,11 +1,17 @@
 """What every mapper from CLIP's embedding space to the generator's latent space can do."""
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from stylegan2.files import check_size
+
+# Bounds on numbers of layers and the like; lengths may be 65536.
+LARGEST = {"layers": 256, "steps": 256, "blocks": 256, "num_ws": 128, "sampling_steps": 10_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +27,17 @@ class MapperConfig:
     embed_dim: int
     num_ws: int
     w_dim: int
+
+    def __post_init__(self):
+        """Raise ValueError for sizes that no mapper has; they come in files from strangers."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, "int"):
+                check_size(field.name, value, 1, LARGEST.get(field.name, 2**16))
+            elif field.type in (float, "float") and not (
+                isinstance(value, (int, float)) and math.isfinite(value)
+            ):
+                raise ValueError(f"{field.name} must be a finite number, got {value!r:.40}")
 
 
 class Mapper(nn.Module, ABC):

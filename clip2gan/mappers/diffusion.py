@@ -49,6 +49,7 @@ class DiffusionConfig(MapperConfig):
             raise ValueError("diffusion width, blocks and sampling_steps must be 1 or more")
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must be from 0 to below 1, got {self.condition_dropout}")
+        super().__post_init__()
 
 
 class Block(nn.Module):

@@ -52,6 +52,7 @@ class FlowConfig(MapperConfig):
             )
         if min(self.steps, self.width, self.condition) < 1:
             raise ValueError("flow steps, width and condition must be 1 or more")
+        super().__post_init__()
 
 
 class ActNorm(nn.Module):

@@ -38,6 +38,7 @@ class MlpConfig(MapperConfig):
             raise ValueError(f"mapper space {self.space!r} is not known; choose w or w+")
         if self.layers < 1 or self.width < 1:
             raise ValueError(f"mapper layers and width must be 1 or more, got {self.layers} and {self.width}")
+        super().__post_init__()
 
 
 class MlpMapper(Mapper):

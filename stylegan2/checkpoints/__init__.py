@@ -9,11 +9,11 @@ import torch
 
 from stylegan2.checkpoints import nvidia, rosinality, safetensors, state_dict, tensorflow
 from stylegan2.checkpoints.arrays import NAMES, Storages
-from stylegan2.checkpoints.checkpoint import Checkpoint, Network, WithoutData
+from stylegan2.checkpoints.checkpoint import Checkpoint, Network
 from stylegan2.checkpoints.containers import HEAD, check_head, map_file, read_root
 from stylegan2.checkpoints.download import Progress, check_sum, fetch, is_address, verify_sum
 from stylegan2.checkpoints.pickles import CheckpointError, Value, describe
-from stylegan2.files import check_weights
+from stylegan2.files import WithoutData, check_weights
 from stylegan2.generator import Generator
 
 __all__ = ["Checkpoint", "CheckpointError", "inspect", "load_generator", "local_file"]

@@ -1,17 +1,16 @@
 """What every reader gives: tensors under NVIDIA's PyTorch names, and the configuration that they show."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from stylegan2.checkpoints.pickles import CheckpointError
-from stylegan2.files import check_weights
+from stylegan2.files import WithoutData, check_weights
 from stylegan2.generator import Architecture, GeneratorConfig, MappingNetwork
 from stylegan2.layers import RESAMPLE_TAPS
 from stylegan2.ops import setup_filter
@@ -60,24 +59,6 @@ class Tensors:
 
     def tensor(self, value: Any, name: str) -> Tensor:
         return value.to(torch.float32).contiguous()
-
-
-class WithoutData(TorchFunctionMode):
-    """While this is in force, weights are shapes on the meta device: nothing is drawn and nothing allocated.
-
-    PyTorch's own way, `with torch.device("meta")`, takes two seconds at its first arithmetic, importing what
-    it needs to work out the results' shapes.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func in (torch.randn, torch.zeros, torch.full):
-            size = args[0] if isinstance(args[0], (list, tuple)) else args
-            return torch.empty(size, device="meta")
-        if func is torch.Tensor.div and args[0].is_meta:  # a scale for the initial weights
-            return args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def infer_config(

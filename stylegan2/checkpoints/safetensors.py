@@ -29,6 +29,6 @@ def read(path: Path, network: Network) -> Checkpoint:
         raise CheckpointError("its header does not describe a StyleGAN2 generator (licence is not a text)")
     try:
         config = GeneratorConfig(**header)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"its header does not describe a StyleGAN2 generator ({error})") from error
     return Checkpoint("safetensors", config, tensors, licence)

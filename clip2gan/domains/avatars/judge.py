@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2gan.domains.avatars import vocabulary as avatars
-from stylegan2.files import load_tensors, load_weights, save_tensors
+from stylegan2.files import WithoutData, check_size, check_weights, load_tensors, load_weights, save_tensors
 
 RESOLUTION = 64
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
@@ -49,7 +49,15 @@ class Judge(nn.Module):
         """
         path = Path(path or WEIGHTS)
         tensors, config = load_tensors(path)
-        judge = cls(config.get("width", 32))
+        width = config.get("width", 32)
+        try:
+            check_size("width", width, 1, 1024)
+        except ValueError as error:
+            raise ValueError(f"{path}: does not hold a judge ({error})") from error
+        with WithoutData():
+            shape = cls(width)
+        check_weights(shape, tensors, str(path))
+        judge = cls(width)
         load_weights(judge, tensors, str(path))
         return judge.eval().requires_grad_(False)
 
