@@ -129,7 +129,9 @@ def test_unknown_models_are_told_with_the_choices(tmp_path: Path, monkeypatch: p
 def test_folders_that_are_no_models(tmp_path: Path, tiny_bundle: Path) -> None:
     with pytest.raises(ValueError, match=r"no config.json in this folder, so it is not a clip2gan model"):
         locate_bundle(str(tmp_path))
-    with pytest.raises(ValueError, match="is a file; a clip2gan model is a folder"):
+    with pytest.raises(
+        ValueError, match=r"is a file; a clip2gan model is a folder.*`clip2gan train-mapper --generator /"
+    ):
         locate_bundle(str(tiny_bundle / "generator.safetensors"))
     run = tmp_path / "run"
     shutil.copytree(tiny_bundle, run / "bundle")

@@ -32,7 +32,10 @@ def locate_bundle(model: str) -> Path:
     if path.is_dir():
         raise ValueError(f"{model}: no {CONFIG} in this folder, so it is not a clip2gan model")
     if path.exists():
-        raise ValueError(f"{model} is a file; a clip2gan model is a folder with a {CONFIG}")
+        raise ValueError(
+            f"{model} is a file; a clip2gan model is a folder with a {CONFIG}. "
+            f"If it is a generator, `clip2gan train-mapper --generator {model}` makes a model for it"
+        )
     close = difflib.get_close_matches(model, bundled, n=1)
     hint = (
         f"did you mean {close[0]!r}?"
