@@ -34,7 +34,8 @@ def locate_bundle(model: str) -> Path:
     if path.exists():
         raise ValueError(
             f"{model} is a file; a clip2gan model is a folder with a {CONFIG}. "
-            f"If it is a generator, `clip2gan train-mapper --generator {model}` makes a model for it"
+            f"If it is a generator, `clip2gan train-mapper --generator {model}` makes a model for it, and "
+            f"`clip2gan sample --generator {model}` shows its pictures"
         )
     close = difflib.get_close_matches(model, bundled, n=1)
     hint = (
