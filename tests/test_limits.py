@@ -19,7 +19,7 @@ CHILD = """
 import resource, sys, torch
 import clip2gan.mappers, clip2gan.gap, clip2gan.editing.encoder, open_clip
 from clip2gan.clip import ClipEncoder
-from clip2gan.evaluation.judge import Judge
+from clip2gan.domains.avatars.judge import Judge
 torch.set_num_threads(1)
 readers = {"mapper": clip2gan.mappers.load_mapper, "gap": clip2gan.gap.load_gap,
     "encoder": clip2gan.editing.encoder.load_encoder, "judge": Judge.load,
