@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip2gan.clip_loading import CONFIG_NAME, HF_HUB, LOCAL_DIR, WEIGHTS_NAME, avatars_source, load_clip
+from clip2gan.clip_loading import CONFIG_NAME, HF_HUB, LOCAL_DIR, WEIGHTS_NAME, clip_source, load_clip
 from stylegan2.files import atomic_path, check_finite, save_tensors
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ __all__ = [
     "LOCAL_DIR",
     "WEIGHTS_NAME",
     "ClipEncoder",
-    "avatars_source",
+    "clip_source",
     "save_local_dir",
 ]
 

@@ -57,7 +57,7 @@ class LoadedClip:
 
 def load_clip(spec: str) -> LoadedClip:
     """The model that a spec names. Raises as `ClipEncoder.load` does."""
-    source = avatars_source() if spec == "avatars" else spec
+    source = clip_source(spec)
     if source.startswith(LOCAL_DIR):
         folder = Path(source.removeprefix(LOCAL_DIR))
         if (folder / HF_CONFIG).is_file() and not (folder / CONFIG_NAME).is_file():
@@ -75,9 +75,11 @@ def load_clip(spec: str) -> LoadedClip:
     return _load_file(architecture, read_clip_file(Path(weights), architecture), spec)
 
 
-def avatars_source() -> str:
-    """The spec of the CLIP that comes with the package, by its folder."""
-    return f"{LOCAL_DIR}{Path(__file__).with_name('bundles') / 'avatars' / 'clip'}"
+def clip_source(spec: str) -> str:
+    """`spec` itself, or for the name of a model that comes with the package the spec of its CLIP."""
+    from clip2gan.bundle.locate import bundled_models, clip_of
+
+    return clip_of(spec) if spec in bundled_models() else spec
 
 
 def _create(

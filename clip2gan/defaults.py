@@ -1,3 +1,4 @@
 """Defaults that the commands show before anything heavy is imported, and that the library shares."""
 
 TRUNCATION = 0.7
+SMALL = 128  # pixels along a side, up to which generators and pictures count as small

@@ -37,8 +37,9 @@ from clip2gan.domain import GapSettings
 from stylegan2.files import check_size, load_tensors, save_tensors
 
 MEMORY_SIZE = 12288  # embeddings that `knn` and `posterior` remember
-POSTERIOR_SHARPNESS = 2.4  # of `posterior`, and in an edit, in units of CLIP's logit scale
-EDIT_SHARPNESS = 1.2
+# Of `posterior`, and in an edit, in units of 1 / the standard deviation of pictures' cosines with a text.
+POSTERIOR_SHARPNESS, EDIT_SHARPNESS = 5.0, 2.5
+MOST_SHARPNESS = 10.0  # in units of CLIP's logit scale, where cosines are hardly spread at all
 EDIT_MEMORY = 4096  # of them, that `posterior` maps for an edit
 
 
@@ -385,11 +386,21 @@ def fit_gap(
         "transform": _recolouring(text_embeddings.cpu(), image_embeddings.cpu()),
     }
     if kind == Posterior.kind:
-        available["sharpness"] = POSTERIOR_SHARPNESS * logit_scale
-        available["edit_sharpness"] = EDIT_SHARPNESS * logit_scale
+        spread = cosine_spread(image_embeddings, text_embeddings)
+        most = MOST_SHARPNESS * logit_scale
+        available["sharpness"] = min(POSTERIOR_SHARPNESS / spread, most)
+        available["edit_sharpness"] = min(EDIT_SHARPNESS / spread, most)
     gap = KINDS[kind]
     names = [part.name for part in dataclasses.fields(gap)]
     return gap(**{name: value for name, value in available.items() if name in names and value is not None})
+
+
+def cosine_spread(image_embeddings: Tensor, text_embeddings: Tensor) -> float:
+    """The standard deviation of the cosines of pictures [M, D] with a text, in the mean over texts [T, D]."""
+    if len(image_embeddings) < 2:
+        return 1.0
+    cosines = image_embeddings.float() @ text_embeddings.float().to(image_embeddings.device).T
+    return max(cosines.std(0).mean().item(), 1e-6)
 
 
 def gap_figures(gap: Gap, image_embeddings: Tensor, text_embeddings: Tensor) -> dict[str, float]:

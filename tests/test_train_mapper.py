@@ -354,7 +354,7 @@ def test_steps_of_mappers_that_learn_from_pairs(kind: str, run: Run, arguments: 
 
 @pytest.mark.parametrize("chosen", [["--gap", "c3"], ["--set", "gap=c3"]])
 def test_c3_brings_its_own_noise(chosen: list[str], run: Run, arguments: list[object]):
-    out = run(*arguments, "--preset", "avatars", *chosen, "--set", "noise.mean=0.5", "--dry-run")[1]
+    out = run(*arguments, "--preset", "small", *chosen, "--set", "noise.mean=0.5", "--dry-run")[1]
     assert "noise.kind: gauss\nnoise.scale: 0.126" in out
     assert "noise.mean: 0.5" in out
 
@@ -368,7 +368,7 @@ def test_a_dry_run_writes_nothing(run: Run, arguments: list[object], tmp_path: P
 
 
 def test_another_mapper_does_not_take_over_the_presets_settings(run: Run, arguments: list[object]):
-    chosen = [*arguments, "--preset", "avatars", "--dry-run"]
+    chosen = [*arguments, "--preset", "small", "--dry-run"]
     assert "mapper_settings.sample_sigma" in run(*chosen)[1]
     code, out, err = run(*chosen, "--mapper", "flow")
     assert code == 0, err
@@ -380,7 +380,7 @@ def test_another_mapper_does_not_take_over_the_presets_settings(run: Run, argume
     [
         (["--mapper", "foo"], 2, "unknown mapper 'foo'; choose from mlp"),
         (["--gap", "foo"], 2, "unknown gap 'foo'; choose from none, shift, collapse"),
-        (["--preset", "foo"], 2, "unknown preset 'foo'; choose from avatars, avatars-flow"),
+        (["--preset", "foo"], 2, "unknown preset 'foo'; choose from small, small-flow"),
         (["--generator", "nothing.safetensors"], 2, "nothing.safetensors: no such file"),
         (["--clip", "local-dir:nowhere"], 2, "nowhere: no such folder of a CLIP model"),
         (["--data", "nowhere"], 2, "nowhere: no such folder or zip"),

@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from clip2gan.bundle.config import CONFIG, BundleConfig
+from clip2gan.bundle.config import CLIP, CONFIG, BundleConfig, read_config
 
 HF_HUB = "hf-hub:"
 BUNDLED = Path(__file__).parents[1] / "bundles"
@@ -44,6 +44,13 @@ def locate_bundle(model: str) -> Path:
         else f"give {_choice([*bundled, 'a folder', 'hf-hub:ORG/NAME'])}"
     )
     raise ValueError(f"unknown model {model!r}; {hint}")
+
+
+def clip_of(model: str) -> str:
+    """The spec of a model's CLIP, for `ClipEncoder.load`. Raises as `locate_bundle` and `read_config` do."""
+    folder = locate_bundle(model)
+    clip = read_config(folder).clip
+    return f"local-dir:{folder / CLIP}" if clip == CLIP else clip
 
 
 def choose_mapper(config: BundleConfig, mapper: str | None, source: str) -> str | None:

@@ -213,8 +213,10 @@ def write_bundle(
             _check_fit(whole, Path(files.get(kind, GENERATOR)))
 
 
-def add_encoder(source: Path, encoder: str | Path, path: str | Path) -> None:
+def add_encoder(source: Path, encoder: str | Path, path: str | Path, name: str | None = None) -> None:
     """Write the bundle at `source`, with an encoder's file added or replaced, to `path` (which may be it).
+
+    `name` is that of the new bundle; None keeps it.
 
     Raises:
         ValueError: the encoder was trained for a generator with other latents.
@@ -231,12 +233,13 @@ def add_encoder(source: Path, encoder: str | Path, path: str | Path) -> None:
         w_dim = file.get_slice("mapping.w_avg").get_shape()[0]
     _check_encoder(load_encoder(encoder).config.w_dim, w_dim, encoder)
     with _replaced_folder(Path(path)) as folder:
-        for name in config.files:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, folder / name)
+        for file_name in config.files:
+            (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / file_name, folder / file_name)
         shutil.copyfile(encoder, folder / ENCODER)
         files = dict(sorted({**config.files, ENCODER: fingerprint(encoder)}.items()))
-        _write_config(folder, dataclasses.replace(config, encoder=ENCODER, files=files), Path(path))
+        changed = dataclasses.replace(config, name=name or config.name, encoder=ENCODER, files=files)
+        _write_config(folder, changed, Path(path))
 
 
 @contextmanager
@@ -280,9 +283,9 @@ def _write_clip(clip: "ClipEncoder", folder: Path) -> str:
     """Store a CLIP that came from files in `folder`; the name that stands for it in the bundle."""
     import torch
 
-    from clip2gan.clip import CONFIG_NAME, WEIGHTS_NAME, avatars_source, save_local_dir
+    from clip2gan.clip import CONFIG_NAME, WEIGHTS_NAME, clip_source, save_local_dir
 
-    source = avatars_source() if clip.spec == "avatars" else clip.spec
+    source = clip_source(clip.spec)
     _, _, weights = source.partition(":")
     files = [Path(source.removeprefix(LOCAL_DIR)) / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
     if source.startswith(LOCAL_DIR) and all(file.is_file() for file in files):

@@ -142,6 +142,16 @@ def load_model(
     return Model(load_bundle(str(folder), where, mapper), model, precision, compiled)
 
 
+def require_clip(spec: str | None) -> str:
+    """The spec of `--clip`; a usage error that names good choices where none was given."""
+    if spec in (None, "none"):
+        raise click.UsageError(
+            "a CLIP is needed; give --clip ViT-B-32:laion2b_s34b_b79k (fast) or "
+            "--clip ViT-B-16:laion2b_s34b_b88k (better)"
+        )
+    return spec  # type: ignore[return-value]  # not None
+
+
 def with_steps(inversion: "InversionConfig", steps: int | None) -> "InversionConfig":
     """A model's settings of inversion, with the steps of `--steps` where it was given."""
     return inversion if steps is None else replace(inversion, steps=steps)

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from clip2gan.cli._common import blame, resolve_device, warn
+from clip2gan.cli._common import blame, require_clip, resolve_device, warn
+from clip2gan.defaults import SMALL
 
-AVATARS = "avatars"
 DEFAULT_RESOLUTION = 64  # of pictures of many sizes
 PICTURES_SHARE = 0.25  # of --max-memory, that decoded pictures may take
 
@@ -17,12 +17,12 @@ PICTURES_SHARE = 0.25  # of --max-memory, that decoded pictures may take
 def train(
     *,
     data: Sequence[str],
-    preset: str,
+    preset: str | None,
     resolution: int | None,
     options: Mapping[str, Any],
     assignments: Sequence[str],
     init: Path | None,
-    clip_spec: str,
+    clip_spec: str | None,
     max_memory: float | None,
     dry_run: bool,
     out: Path,
@@ -33,10 +33,7 @@ def train(
     from clip2gan.training.gan import settings_of, train_conditional
     from clip2gan.training.gan_presets import PRESETS
 
-    config = override(PRESETS[preset], {name: value for name, value in options.items() if value is not None})
-    with blame("--set"):
-        config = override(config, dict(parse_assignment(text) for text in assignments))
-
+    clip_spec = require_clip(clip_spec)
     from clip2gan.clip import ClipEncoder
     from clip2gan.data.captioned import open_captioned, picture_sides
     from clip2gan.data.pictures import MEMORY_LIMIT
@@ -47,20 +44,25 @@ def train(
     from stylegan2.training.gan import check_shares
 
     processes = Processes(resolve_device(device))
-    clip = ClipEncoder.load(clip_spec, processes.device)
-    path = init or (avatars_state() if preset == AVATARS else None)
+    with blame("--clip"):
+        clip = ClipEncoder.load(clip_spec, processes.device)
     with blame("--data"):
         sides = picture_sides(data)
-    if path is None:
+    from_pictures = own_resolution(sides) if resolution is None else resolution
+    preset = preset or (preset_for(from_pictures) if init is None else "finetune")
+    config = override(PRESETS[preset], {name: value for name, value in options.items() if value is not None})
+    with blame("--set"):
+        config = override(config, dict(parse_assignment(text) for text in assignments))
+    if init is None:
         with blame("--resolution"):
-            start = from_scratch(own_resolution(sides) if resolution is None else resolution, clip.embed_dim)
+            start = from_scratch(from_pictures, clip.embed_dim, small=preset == "small")
     else:
         with blame("--init"):
-            start = from_file(path, resolution, clip.embed_dim, config.mapping_steps > 0, MAPPING_WIDTH)
+            start = from_file(init, resolution, clip.embed_dim, config.mapping_steps > 0, MAPPING_WIDTH)
         if start.encoder is None and config.mapping_steps > 0:
-            start = from_file(path, resolution, clip.embed_dim)
+            start = from_file(init, resolution, clip.embed_dim)
             config = replace(config, mapping_steps=0, anchor=0.0)
-            click.echo(f"{path} has no encoder, so there is no mapping phase", err=True)
+            click.echo(f"{init} has no encoder, so there is no mapping phase", err=True)
     size = start.shape.img_resolution
     memory_limit = MEMORY_LIMIT
     if max_memory is not None:
@@ -74,7 +76,7 @@ def train(
         "pictures": [source.summary() for source in opened.pictures],
         "clip": clip_spec,
         "clip_sha256": clip.fingerprint(),
-        "init": path and fingerprint(path),
+        "init": init and fingerprint(init),
         **settings_of(config, start.shape),
     }
     tell = click.echo if processes.is_first else lambda line: None
@@ -107,6 +109,11 @@ def train(
     tell(f"wrote {bundle}")
 
 
+def preset_for(resolution: int) -> str:
+    """The preset of a training from scratch at this resolution."""
+    return "small" if resolution <= SMALL else "stylegan2"
+
+
 def own_resolution(sides: Set[int]) -> int:
     """What to train at from scratch: the pictures' own size, or the power of two below, where they agree."""
     return 1 << (max(8, *sides).bit_length() - 1) if len(sides) == 1 else DEFAULT_RESOLUTION
@@ -118,11 +125,3 @@ def warn_of_shrinking(sides: Set[int], resolution: int) -> None:
         warn(
             f"pictures of up to {max(sides)} px are shrunk to {resolution} px; --resolution sets another size"
         )
-
-
-def avatars_state() -> Path:
-    """The generator of the avatars, with the encoder it was trained with where the repository has it."""
-    from clip2gan.bundle import BUNDLED
-
-    state = BUNDLED.parents[1] / "tools" / "avatars_gan.safetensors"
-    return state if state.is_file() else BUNDLED / AVATARS / "generator.safetensors"

@@ -35,10 +35,10 @@ Flickr8k and Flickr30k ship them, in a .txt or .json beside each picture or in a
 @click.option(
     "--clip",
     "clip_spec",
-    default="avatars",
+    default="none",
     show_default=True,
-    metavar="avatars|ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR|none",
-    help="Whose embeddings of pictures and captions are stored with them.",
+    metavar="ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR|MODEL|none",
+    help="Store this CLIP's embeddings of pictures and captions too; a training with it starts faster.",
 )
 @click.option("--only-captioned", is_flag=True, help="Leave out pictures without a caption.")
 @click.option("--any-script", is_flag=True, help="Keep captions in other scripts than Latin.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clip2gan.cli._common import Finite, blame, device_option, resolve_device, seed_option
+from clip2gan.defaults import SMALL
 
 if TYPE_CHECKING:
     from clip2gan.training.encoder import EncoderTraining
@@ -30,7 +31,7 @@ end encoder.safetensors and bundle/: the model, with the encoder.
     default=AVATARS,
     show_default=True,
     metavar="NAME|FOLDER|hf-hub:ORG/NAME",
-    help="Whose generator and CLIP; neither is changed.",
+    help="The model to make an encoder for.",
 )
 @click.option(
     "--data",
@@ -38,11 +39,11 @@ end encoder.safetensors and bundle/: the model, with the encoder.
     metavar="sampled|DIR|ZIP|SHARDS",
     help="Pictures to learn from: drawn from the generator, or given; several are mixed.  [default: sampled]",
 )
-@click.option("--preset", help="Settings to start from: avatars or large.  [default: by the model]")
-@click.option("--steps", type=click.IntRange(1), help="How many.")
-@click.option("--batch", type=click.IntRange(1), help="Pictures in each of them.")
+@click.option("--preset", help="Settings to start from: small or large.  [default: by size]")
+@click.option("--steps", type=click.IntRange(1), help="Training steps.")
+@click.option("--batch", type=click.IntRange(1), help="Pictures in a step.")
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of the forward passes.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Precision of the forward passes.")
 @click.option(
     "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any setting that --dry-run shows."
 )
@@ -78,7 +79,7 @@ def command(
         "precision": precision,
         "seed": seed,
     }
-    config = _configuration(preset or (AVATARS if model == AVATARS else "large"), options, assignments)
+    config = _configuration(preset or "small", options, assignments)
 
     from clip2gan.data.pictures import open_pictures
     from clip2gan.data.samples import weights_fingerprint
@@ -90,6 +91,8 @@ def command(
     where = processes.device
     bundle = load_bundle(str(folder), where)
     resolution = bundle.generator.config.img_resolution
+    if preset is None:
+        config = _configuration("small" if resolution <= SMALL else "large", options, assignments)
     pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
     with blame("--set"):
         encoder = untrained_encoder(config, bundle.generator)
@@ -113,7 +116,7 @@ def command(
         run = RunFolder.open(out, settings)
     train_encoder(config, bundle.generator, bundle.clip, pictures, run)
     if processes.is_first:
-        add_encoder(folder, out / RESULT, out / "bundle")
+        add_encoder(folder, out / RESULT, out / "bundle", out.name or None)
         click.echo(f"wrote {out / 'bundle'}")
 
 

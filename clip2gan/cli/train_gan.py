@@ -18,9 +18,9 @@ from clip2gan.cli._common import (
 EXAMPLE = """
 Examples:
 
-    clip2gan train-gan --data avatars.zip --preset avatars --out runs/gan
+    clip2gan train-gan --data pictures.zip --out runs/gan
 
-    clip2gan train-gan --data avatars.zip --condition clip --max-memory 4 --out runs/text-gan
+    clip2gan train-gan --data pictures.zip --condition clip --clip ViT-B-32:laion2b_s34b_b79k --out runs/gan
 
 The same command goes on where it was stopped. The folder holds config.json, log.jsonl, checkpoints/, samples/
 and generator.safetensors, which train-mapper and --generator take; with --condition clip also bundle/, which
@@ -29,8 +29,8 @@ every --model takes: its generator is given texts without a mapper.
 
 # The presets' shapes and phases; every option below overrides its part.
 PRESETS = {
-    # Cartoon faces on two CPU cores. The focus is where eyes and mouths are, which cover few pixels.
-    "avatars": {
+    # Small pictures on two CPU cores: most is learned by an autoencoder.
+    "small": {
         "latent": 128,
         "channel_base": 2048,
         "channel_max": 128,
@@ -44,7 +44,6 @@ PRESETS = {
         "noise": False,
         "style_mixing": 0.5,
         "r1_gamma": 1.0,
-        "focus": ((0.30, 0.30, 0.70, 0.62), 2.0),
     },
     # Config F of the StyleGAN2 paper: adversarial training alone, for large collections and GPUs.
     "stylegan2": {
@@ -61,7 +60,6 @@ PRESETS = {
         "noise": True,
         "style_mixing": 0.9,
         "r1_gamma": 10.0,
-        "focus": None,
     },
 }
 
@@ -72,6 +70,18 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
         remedy = f"{below} or {2 * below}" if value > 8 else "8 or more"
         raise click.BadParameter(f"{value} is not a power of two; take {remedy}")
     return value
+
+
+def _focus(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        left, top, right, bottom, weight = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not five numbers LEFT,TOP,RIGHT,BOTTOM,WEIGHT") from error
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1 and 0 < weight < 1e6):
+        raise click.BadParameter(f"{text!r} is no box within 0 to 1 with a weight above 0")
+    return left, top, right, bottom, weight
 
 
 @click.command(epilog=EXAMPLE)
@@ -91,10 +101,9 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
 )
 @click.option(
     "--preset",
-    type=click.Choice(list(PRESETS)),
-    default="avatars",
-    show_default=True,
-    help="Sizes and phases to start from.",
+    type=click.Choice([*PRESETS, "finetune"]),
+    help="Settings to start from; finetune goes with --condition clip and --init.  [default: finetune "
+    "with these, else small up to 128 px and stylegan2 above]",
 )
 @click.option(
     "--resolution",
@@ -117,7 +126,7 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
 @click.option(
     "--perceptual",
     metavar="CLIP",
-    help="Compare reconstructions by this CLIP's image tower too: avatars, ARCH:PRETRAINED, local-dir:DIR.",
+    help="Compare reconstructions by this CLIP's image tower too: ARCH:PRETRAINED, local-dir:DIR, MODEL.",
 )
 @click.option("--perceptual-weight", type=Finite(0), help="Weight of that.  [default: 6 with --perceptual]")
 @click.option(
@@ -126,14 +135,12 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
     help="Start from the averaged networks of this file, a checkpoint of a run of the same shape; where its "
     "mapping network is fitted anew, that may be of another depth.",
 )
-@click.option("--steps", type=click.IntRange(0), help="Of the adversarial phase, with --condition clip.")
+@click.option("--steps", type=click.IntRange(0), help="Adversarial steps, with --condition clip.")
 @click.option(
     "--clip",
     "clip_spec",
-    default="avatars",
-    show_default=True,
-    metavar="avatars|ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR",
-    help="The CLIP of --condition clip.",
+    metavar="ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR|MODEL",
+    help="The CLIP of --condition clip, which needs one.",
 )
 @click.option("--clip-weight", type=Finite(0), help="Weight of the guidance by CLIP; 0 leaves it out.")
 @click.option(
@@ -149,6 +156,12 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
     metavar="NAME=VALUE",
     help="With --condition clip: any setting that --dry-run shows.",
 )
+@click.option(
+    "--focus",
+    metavar="LEFT,TOP,RIGHT,BOTTOM,WEIGHT",
+    callback=_focus,
+    help="A box, in shares of a side, that reconstructions must get right: it counts WEIGHT times as much.",
+)
 @click.option("--half/--no-half", default=True, show_default=True, help="Compute in 16 bit where it is safe.")
 @click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
@@ -157,7 +170,7 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
 def command(
     data: tuple[str, ...],
     condition: str,
-    preset: str,
+    preset: str | None,
     resolution: int | None,
     batch: int | None,
     autoencoder_images: int | None,
@@ -169,10 +182,11 @@ def command(
     perceptual_weight: float | None,
     init: Path | None,
     steps: int | None,
-    clip_spec: str,
+    clip_spec: str | None,
     clip_weight: float | None,
     max_memory: float | None,
     assignments: tuple[str, ...],
+    focus: tuple[float, ...] | None,
     half: bool,
     dry_run: bool,
     out: Path,
@@ -185,6 +199,7 @@ def command(
         "--adversarial-images": adversarial_images,
         "--perceptual": perceptual,
         "--perceptual-weight": perceptual_weight,
+        "--focus": focus,
     }
     conditional = {
         "--steps": steps,
@@ -195,6 +210,8 @@ def command(
     stray = conditional if condition == "none" else unconditional
     if given := [name for name, value in stray.items() if value is not None]:
         raise click.UsageError(f"{given[0]} has no meaning with --condition {condition}; leave it out")
+    if preset == "finetune" and (condition == "none" or init is None):
+        raise click.UsageError("--preset finetune goes with --condition clip and --init")
     if condition == "clip":
         from clip2gan.cli import _conditional
 
@@ -223,7 +240,7 @@ def command(
         )
         return
 
-    from clip2gan.cli._conditional import own_resolution, warn_of_shrinking
+    from clip2gan.cli._conditional import own_resolution, preset_for, warn_of_shrinking
     from clip2gan.clip import ClipEncoder
     from clip2gan.data.captioned import picture_sides
     from clip2gan.data.pictures import open_mixed
@@ -243,7 +260,7 @@ def command(
         initial = load_tensors(init)[0] if init else None
         own = own_resolution(sides) if initial is None else resolution_of_state(initial)
     resolution = own if resolution is None else resolution
-    chosen = PRESETS[preset]
+    chosen = PRESETS[preset or preset_for(resolution)]
     try:
         shape = GeneratorConfig(
             z_dim=chosen["latent"],
@@ -260,7 +277,7 @@ def command(
         seed=seed,
         batch=chosen["batch"],
         autoencoder_images=chosen["autoencoder_images"],
-        focus=chosen["focus"] and Focus(*chosen["focus"]),
+        focus=None if focus is None else Focus((focus[0], focus[1], focus[2], focus[3]), focus[4]),
         mapping_steps=chosen["mapping_steps"],
         adversarial_images=chosen["adversarial_images"],
         adversarial_lr=chosen["adversarial_lr"],

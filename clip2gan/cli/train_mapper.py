@@ -11,10 +11,13 @@ from clip2gan.cli._common import (
     blame,
     device_option,
     fetch_progress,
+    require_clip,
     resolve_device,
     seed_option,
     sha256_option,
+    warn,
 )
+from clip2gan.defaults import SMALL
 from clip2gan.generators import check_generator, is_bundle, locate_generator
 
 if TYPE_CHECKING:
@@ -47,10 +50,8 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
 @click.option(
     "--clip",
     "clip_spec",
-    default=AVATARS,
-    show_default=True,
-    metavar="avatars|ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR",
-    help="The frozen CLIP.",
+    metavar="ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR|MODEL",
+    help="The frozen CLIP.  [default: that of the model whose generator is taken; else it must be given]",
 )
 @click.option(
     "--mapper",
@@ -68,19 +69,19 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
 @click.option(
     "--preset",
     metavar="NAME",
-    help="Settings to start from: clip2gan, clip-flow, clip2latent; avatars, avatars-flow, "
-    "avatars-diffusion.  [default: by mapper and generator]",
+    help="Settings to start from: small or large, small-flow, ..., or a paper's: clip2gan, clip-flow, "
+    "clip2latent.  [default: by kind of mapper and size of generator]",
 )
 @click.option(
     "--steps",
     type=click.IntRange(0),
     help="Steps through the generator; of flow and diffusion, which have none, on cached pairs.",
 )
-@click.option("--batch", type=click.IntRange(1), help="Pictures, or pairs, in each of them.")
-@click.option("--lr", type=Finite(0, min_open=True), help="Learning rate of them.")
-@click.option("--accumulate", type=click.IntRange(1), help="Turns in which a batch is worked through.")
-@click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="Of the learning rates.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the forward passes.")
+@click.option("--batch", type=click.IntRange(1), help="Pictures, or pairs, in a step.")
+@click.option("--lr", type=Finite(0, min_open=True), help="Learning rate.")
+@click.option("--accumulate", type=click.IntRange(1), help="Parts to compute a batch in, to save memory.")
+@click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="How the learning rate changes.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Precision of forward passes.")
 @click.option(
     "--perceptual",
     type=click.Choice(["clip", "lpips-vgg", "lpips-alex", "lpips-squeeze"]),
@@ -97,7 +98,11 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
     help="Remedy for the modality gap: none, shift, collapse, c3, whiten, memory, knn or posterior.",
 )
 @click.option("--samples", type=click.IntRange(1), help="Pairs of latent and embedding to draw beforehand.")
-@click.option("--prompts", type=click.Path(), help="Plain texts about the domain, one a line; for the gap.")
+@click.option(
+    "--prompts",
+    type=click.Path(),
+    help="Plain texts about the domain, one a line.  [default: the domain's]",
+)
 @click.option(
     "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any setting that --dry-run shows."
 )
@@ -109,7 +114,7 @@ def command(
     *,
     generator_source: str,
     sha256: str | None,
-    clip_spec: str,
+    clip_spec: str | None,
     kind: str | None,
     data: tuple[str, ...],
     preset: str | None,
@@ -133,6 +138,8 @@ def command(
     """Train a mapper on pictures alone, by reconstruction through the frozen generator."""
     with blame("--generator"):
         check_generator(generator_source)
+    from clip2gan.training.presets import default_preset
+
     options = {
         "mapper": kind,
         "data": data or None,
@@ -149,9 +156,13 @@ def command(
         "prompts": prompts,
         "seed": seed,
     }
-    config = _configuration(preset or _default_preset(generator_source, kind), options, assignments)
+    if clip_spec is None and is_bundle(generator_source):
+        clip_spec = generator_source
+    clip_spec = require_clip(clip_spec)
+    config = _configuration(preset or default_preset(kind or "mlp", SMALL), options, assignments)
 
-    from clip2gan.bundle import read_config
+    from clip2gan.bundle import bundled_models, read_config
+    from clip2gan.bundle.locate import clip_of
     from clip2gan.clip import ClipEncoder
     from clip2gan.data.pictures import list_skipped, open_pictures
     from clip2gan.data.samples import weights_fingerprint
@@ -170,8 +181,11 @@ def command(
         generator_file = locate_generator(generator_source, sha256, progress=fetch_progress)
     generator = load_generator(generator_file, where)
     with blame("--clip"):
-        clip = ClipEncoder.load(clip_spec, where)
+        spec = clip_of(clip_spec) if is_bundle(clip_spec) and clip_spec not in bundled_models() else clip_spec
+        clip = ClipEncoder.load(spec, where)
     resolution = generator.config.img_resolution
+    if preset is None:
+        config = _configuration(default_preset(config.mapper, resolution), options, assignments)
     with blame("--data"):
         pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
     with blame("--set"):
@@ -204,6 +218,11 @@ def command(
         run = RunFolder.open(out, settings)
     if processes.is_first:
         list_skipped(pictures, out)
+    if processes.is_first and not domain.prompts:
+        warn(
+            "this domain has no texts; plain ones about nothing in particular serve for the gap and the "
+            "previews; --prompts FILE (a few dozen short texts, one a line) does better"
+        )
     bundle = train_mapper(config, generator, clip, pictures, run, domain=domain, networks=networks)
     if processes.is_first:
         for figure in read_config(bundle).figures:
@@ -216,14 +235,6 @@ def _digests(files: dict[str, str | None]) -> dict[str, str]:
     from stylegan2.files import fingerprint
 
     return {f"{name}_sha256": fingerprint(file) for name, file in files.items() if file is not None}
-
-
-def _default_preset(generator_source: str, kind: str | None) -> str:
-    """The one of this kind of mapper, for the avatars or for large generators."""
-    kind = kind or "mlp"
-    if generator_source == AVATARS:
-        return AVATARS if kind == "mlp" else f"{AVATARS}-{kind}"
-    return {"flow": "clip-flow", "diffusion": "clip2latent"}.get(kind, "clip2gan")
 
 
 def _domain(generator_source: str, name: str, prompts: str | None) -> "Domain":

@@ -147,6 +147,7 @@ def _stored_embeddings(
         return None
     try:
         if not clip.has_fingerprint(json.loads(files.read(DATASET)).get("clip")):
+            log.warning("%s: was prepared with another CLIP; its embeddings are computed anew", files.source)
             return None
         tensors = load(files.read(EMBEDDINGS))
         images, texts = tensors["images"].float(), tensors["texts"].float()

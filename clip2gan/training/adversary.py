@@ -59,9 +59,20 @@ class Adversary:
     A step calls `fool` in the mapper's loss, and then `losses` of the same pictures.
     """
 
-    def __init__(self, config: AdversaryConfig, generator: Generator, seed: int, device: torch.device):
+    def __init__(
+        self,
+        config: AdversaryConfig,
+        generator: Generator,
+        seed: int,
+        device: torch.device,
+        most_pixels: int = 256,
+    ):
+        """A discriminator of the generator's pictures, shrunk to `most_pixels` along a side if larger."""
         self.config = config
-        shape = replace(generator.config, c_dim=0, num_fp16_res=0)
+        resolution = min(generator.config.img_resolution, most_pixels)
+        shape = replace(generator.config, c_dim=0, num_fp16_res=0, img_resolution=resolution)
+        if shape.widths:
+            shape = replace(shape, widths=shape.widths[: len(shape.block_resolutions)])
         if config.channel_base:
             shape = replace(shape, channel_base=config.channel_base)
         with torch.random.fork_rng(devices=[]):

@@ -107,8 +107,8 @@ class EncoderTraining:
 
 
 PRESETS: dict[str, EncoderTraining] = {
-    # Half an hour on one core; small, so that it fits into the package.
-    "avatars": EncoderTraining(
+    # For small generators: half an hour of one core.
+    "small": EncoderTraining(
         channel_base=1024, channel_max=64, steps=3000, batch=24, lr=2e-3, precision="bf16"
     ),
     "large": EncoderTraining(),

@@ -82,8 +82,8 @@ class GanTraining:
 
 
 PRESETS: dict[str, GanTraining] = {
-    # From the avatars' generator and encoder: about an hour of a core.
-    "avatars": GanTraining(
+    # From a generator of the same pictures and its encoder (--init): about an hour of a core at 64 px.
+    "finetune": GanTraining(
         steps=4000,
         batch=16,
         mapping_steps=6000,
@@ -95,6 +95,8 @@ PRESETS: dict[str, GanTraining] = {
         anchor=0.3,
         noise=False,
     ),
+    # From scratch, for small pictures.
+    "small": GanTraining(batch=16, noise=False),
     # From scratch or from any checkpoint, for large collections and GPUs.
     "stylegan2": GanTraining(steps=800_000, r1_gamma=10.0, augment_images=500_000),
 }

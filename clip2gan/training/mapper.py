@@ -84,7 +84,7 @@ def train_mapper(
     mapper = mapper.to(clip.device)
     adversary = None
     if config.weights.adversarial and config.steps:
-        adversary = Adversary(config.adversary, generator, config.seed, clip.device)
+        adversary = Adversary(config.adversary, generator, config.seed, clip.device, config.compared)
     objective = Objective(
         config=config,
         generator=generator,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
@@ -102,29 +103,26 @@ class Objective:
         if self._looks:
             features, embeddings = self.clip.features_and_embeddings(images)
 
+        shown, real = self._compared(images), self._compared(batch.images)
         terms: dict[str, tuple[float, Tensor]] = {}
 
         def add(name: str, weight: float, value: Callable[[], Tensor]) -> None:
             if weight:
                 terms[name] = weight, value()
 
-        add("pixel_l1", weights.pixel_l1, lambda: pixel_l1(images, batch.images))
-        add("pixel_l2", weights.pixel_l2, lambda: pixel_l2(images, batch.images))
+        add("pixel_l1", weights.pixel_l1, lambda: pixel_l1(shown, real))
+        add("pixel_l2", weights.pixel_l2, lambda: pixel_l2(shown, real))
         perceptual, identity = self.networks.perceptual, self.networks.identity
         add(
             "perceptual",
             weights.perceptual,
-            lambda: (
-                perceptual(images, batch.images) if perceptual else feature_distance(features, batch.features)
-            ),
+            lambda: perceptual(shown, real) if perceptual else feature_distance(features, batch.features),
         )
         add("cosine", weights.cosine, lambda: cosine_distance(embeddings, batch.embeddings))
         add(
             "identity",
             weights.identity,
-            lambda: (
-                identity(images, batch.images) if identity else cosine_distance(embeddings, batch.embeddings)
-            ),
+            lambda: identity(shown, real) if identity else cosine_distance(embeddings, batch.embeddings),
         )
         if len(batch.w):
             known = batch.rows[: len(batch.w)]
@@ -133,11 +131,19 @@ class Objective:
         if weights.diversity:
             e_near = self._noisy(batch, random)
             images_near = self.generator.synthesis(self.mapper(e_near), noise_mode="const")
-            terms["diversity"] = weights.diversity, diversity_ratio(e, e_near, images, images_near)
+            terms["diversity"] = (
+                weights.diversity,
+                diversity_ratio(e, e_near, shown, self._compared(images_near)),
+            )
         if self.adversary is not None:
-            terms["adversarial"] = weights.adversarial, self.adversary.fool(images)
+            terms["adversarial"] = weights.adversarial, self.adversary.fool(shown)
         places = torch.rand(self.config.batch, generator=random)[batch.rows].to(images)
-        return terms, Compared(batch.images, images.detach(), places)
+        return terms, Compared(real, shown.detach(), places)
+
+    def _compared(self, images: Tensor) -> Tensor:
+        """Pictures at the size at which they are compared."""
+        size = self.config.compared
+        return F.adaptive_avg_pool2d(images, size) if images.shape[-1] > size else images
 
     @property
     def _looks(self) -> bool:

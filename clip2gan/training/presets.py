@@ -1,4 +1,4 @@
-"""What a mapper's training can be set to, and presets of the published systems and of the avatars."""
+"""What a mapper's training can be set to; presets by kind and size, and of the published systems."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from clip2gan.defaults import SMALL
 from clip2gan.gap import Noise
 from clip2gan.perceptual import LPIPS_TRUNKS
 from clip2gan.settings import flatten
@@ -60,6 +61,8 @@ class MapperTraining:
         gap_settings: fields of the gap that are not fitted.
         noise: what is done to embeddings in training; None: the gap's own (c3 has one).
         prompts: a file of plain prompts for the gap and the previews; None: those of the package.
+        compared: pixels along a side at which pictures are compared, and seen by the discriminator, where the
+            generator's are larger. CLIP sees no more of them either.
         perceptual: the perceptual term's network: "clip", the image tower that is there anyway; or lpips-vgg,
             lpips-alex or lpips-squeeze, whose trunks torchvision fetches.
         identity: an ONNX file of a face recogniser like ArcFace's for the identity term.
@@ -84,6 +87,7 @@ class MapperTraining:
     gap_settings: Mapping[str, Any] = field(default_factory=dict)
     noise: Noise | None = field(default_factory=Noise)
     prompts: str | None = None
+    compared: int = 256
     perceptual: str = "clip"
     identity: str | None = None
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
@@ -115,6 +119,8 @@ class MapperTraining:
         for name in ("lr", "warmup_lr"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.compared < 8 or self.compared & (self.compared - 1):
+            raise ValueError(f"compared must be a power of two from 8 on, got {self.compared}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be from 0 to below 1, got {self.ema}")
         if self.validation < 0:
@@ -139,8 +145,9 @@ class MapperTraining:
 
 
 PRESETS: dict[str, MapperTraining] = {
-    # For the avatars: half an hour of one core.
-    "avatars": MapperTraining(
+    # Ours, by kind of mapper and size of generator (see `default_preset`). For small generators
+    # half an hour of one core; flow and diffusion some minutes, on pairs of latent and embedding alone.
+    "small": MapperTraining(
         mapper_settings={"width": 384, "sample_sigma": 0.3},
         samples=24576,
         noise=Noise("unit", 0.15),
@@ -150,8 +157,7 @@ PRESETS: dict[str, MapperTraining] = {
         batch=32,
         precision="bf16",
     ),
-    # The other two mappers on the avatars: some minutes each, on pairs of latent and embedding alone.
-    "avatars-flow": MapperTraining(
+    "small-flow": MapperTraining(
         mapper="flow",
         samples=24576,
         noise=Noise("unit", 0.3),
@@ -159,7 +165,7 @@ PRESETS: dict[str, MapperTraining] = {
         warmup_lr=1e-3,
         steps=0,
     ),
-    "avatars-diffusion": MapperTraining(
+    "small-diffusion": MapperTraining(
         mapper="diffusion",
         mapper_settings={"width": 384, "blocks": 3},
         samples=24576,
@@ -168,6 +174,36 @@ PRESETS: dict[str, MapperTraining] = {
         warmup_lr=1e-3,
         steps=0,
         ema=0.999,
+    ),
+    # For large generators: a GPU.
+    "large": MapperTraining(
+        mapper_settings={"width": 512, "sample_sigma": 0.3},
+        samples=32768,
+        noise=Noise("unit", 0.15),
+        weights=LossWeights(pixel_l1=1.0, perceptual=1.0, cosine=2.0, latent=0.5),
+        warmup_steps=10000,
+        steps=20000,
+        batch=16,
+        precision="bf16",
+    ),
+    "large-flow": MapperTraining(
+        mapper="flow",
+        mapper_settings={"steps": 12, "width": 512, "condition": 512},
+        samples=65536,
+        noise=Noise("unit", 0.3),
+        warmup_steps=50_000,
+        warmup_lr=5e-4,
+        steps=0,
+    ),
+    "large-diffusion": MapperTraining(
+        mapper="diffusion",
+        mapper_settings={"width": 1024, "blocks": 6},
+        samples=65536,
+        noise=Noise("unit", 0.3),
+        warmup_steps=100_000,
+        warmup_lr=3e-4,
+        steps=0,
+        ema=0.9995,
     ),
     # CLIP2GAN. From the paper: W+, 12 layers without shortcuts, the terms L2, perceptual, adversarial
     # (WGAN-GP), identity, diversity; Gaussian noise of variance 0.36 on the feature; no remedy for the gap.
@@ -210,3 +246,9 @@ PRESETS: dict[str, MapperTraining] = {
         ema=0.9999,
     ),
 }
+
+
+def default_preset(mapper: str, resolution: int) -> str:
+    """The name of ours for this kind of mapper and a generator of this many pixels along a side."""
+    size = "small" if resolution <= SMALL else "large"
+    return size if mapper == "mlp" else f"{size}-{mapper}"

@@ -60,9 +60,13 @@ class Start:
                 torgb.bias.zero_()
 
 
-def from_scratch(resolution: int, c_dim: int) -> Start:
-    """Config F of the StyleGAN2 paper. Raises ValueError for a resolution that it cannot have."""
-    return Start(GeneratorConfig(img_resolution=resolution, c_dim=c_dim))
+def from_scratch(resolution: int, c_dim: int, small: bool = False) -> Start:
+    """Config F of the StyleGAN2 paper, or a quarter of its channels.
+
+    Raises ValueError for a resolution that it cannot have.
+    """
+    widths = {"channel_base": 8192, "channel_max": 128} if small else {}
+    return Start(GeneratorConfig(img_resolution=resolution, c_dim=c_dim, **widths))
 
 
 def from_file(
