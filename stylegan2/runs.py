@@ -124,6 +124,11 @@ class RunFolder:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._start = time.monotonic() - self._seconds_logged()
 
+    @property
+    def seconds(self) -> float:
+        """How long this run has been trained, over all its starts."""
+        return time.monotonic() - self._start
+
     def _seconds_logged(self) -> float:
         lines = self._log_lines()
         return lines[-1]["seconds"] if lines else 0.0

@@ -27,6 +27,7 @@ from clip2gan.gap import Gap, fit_gap, gap_figures
 from clip2gan.images import write_png
 from clip2gan.mappers import Mapper, load_mapper, new_mapper, save_mapper
 from clip2gan.training.adversary import Adversary, Compared
+from clip2gan.training.calibration import Parts, calibrate
 from clip2gan.training.objective import Networks, Objective
 from clip2gan.training.presets import SAMPLED, MapperTraining
 from clip2gan.training.validation import SCORE, Validation, held_out
@@ -37,6 +38,7 @@ from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update,
 from stylegan2.training.schedule import rate_factor
 
 RAMP_STEPS = 100  # over which each phase's learning rate rises
+CALIBRATION_SHARE = 0.1  # of the time of the training, that calibration takes at most
 PREVIEWS = 10  # over a run
 BEST = "best.safetensors"  # beside the checkpoints: the mapper that did best on what is held out
 
@@ -104,14 +106,22 @@ def train_mapper(
 
     bundle = run.path / "bundle"
     if processes.is_first:
+        mapper = training.best()
+        measured = calibrate(
+            Parts(generator, clip, mapper, gap, samples),
+            domain or Domain(name=run.path.name or "pictures"),
+            prompts,
+            seconds=CALIBRATION_SHARE * run.seconds,
+            seed=config.seed,
+        )
         info = BundleInfo(
             name=run.path.name,
-            domain=domain,
+            domain=measured,
             description=f"Trained by clip2gan train-mapper for {config.warmup_steps + config.steps} steps.",
             licences={} if generator.licence is None else {"generator": generator.licence},
             figures=({"what": "modality gap", "value": gap_report, "command": "clip2gan train-mapper"},),
         )
-        write_bundle(bundle, generator, clip, {config.mapper: training.best()}, gap, info=info)
+        write_bundle(bundle, generator, clip, {config.mapper: mapper}, gap, info=info)
     return bundle
 
 
