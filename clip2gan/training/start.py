@@ -65,8 +65,8 @@ def from_scratch(resolution: int, c_dim: int, small: bool = False) -> Start:
 
     Raises ValueError for a resolution that it cannot have.
     """
-    widths = {"channel_base": 8192, "channel_max": 128} if small else {}
-    return Start(GeneratorConfig(img_resolution=resolution, c_dim=c_dim, **widths))
+    shape = GeneratorConfig(img_resolution=resolution, c_dim=c_dim)
+    return Start(dataclasses.replace(shape, channel_base=8192, channel_max=128) if small else shape)
 
 
 def from_file(
