@@ -1,4 +1,4 @@
-"""Generators by name: a bundle's, a checkpoint's file, or its https address.
+"""Generators by name: a bundle's, a package's, a checkpoint's file, or its https address.
 
 Nothing here imports CLIP.
 """
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from clip2gan.bundle import CONFIG, bundled_models, locate_bundle, read_config
 from clip2gan.bundle.locate import HF_HUB
+from clip2gan.bundle.store import locate_generator_part
+from clip2gan.packaged import check_package, locate_packaged, packaged_generators
 
 if TYPE_CHECKING:
     import torch
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
 
 def check_generator(source: str | Path) -> None:
     """Raise ValueError, before torch is imported, for what names no generator."""
-    known = is_bundle(source) or "://" in str(source) or Path(source).is_file()
-    if not known:
-        names = ", ".join(bundled_models())
+    if str(source) in packaged_generators():
+        check_package(packaged_generators()[str(source)])
+    elif not (is_bundle(source) or "://" in str(source) or Path(source).exists()):
+        names = ", ".join(sorted({*bundled_models(), *packaged_generators()}))
         raise ValueError(
             f"{source}: no such file; give a StyleGAN2 checkpoint, its https address, or {names}"
         )
@@ -32,7 +35,8 @@ def locate_generator(
     """The file of a generator, fetched first if need be.
 
     Args:
-        source: the name, folder or hf-hub:ORG/NAME of a bundle; an https address; or a file.
+        source: the name, folder or hf-hub:ORG/NAME of a bundle; the name of a generator that a package
+            carries (see `clip2gan.packaged`); an https address; or a file.
         sha256: of the file, in hex; another file is refused.
         progress: wraps the chunks of a download as they arrive; told how many there will be, if known.
 
@@ -43,9 +47,11 @@ def locate_generator(
     from stylegan2.checkpoints import local_file
 
     check_generator(source)
-    if is_bundle(source):
+    if str(source) in packaged_generators():
+        source = locate_packaged(packaged_generators()[str(source)])
+    elif is_bundle(source):
         folder = locate_bundle(str(source))
-        source = folder / read_config(folder).generator_file
+        source = locate_generator_part(folder, read_config(folder))
     return local_file(source, sha256, progress=progress)
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from clip2gan.images import to_picture
 from stylegan2 import Generator
-from stylegan2.generator import NoiseMode
+from stylegan2.config import NoiseMode
 
 LARGEST_SEED = 2**63 - 1
 MOST_SEEDS = 100_000  # that are asked for at once

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stylegan2.generator import GeneratorConfig, normalize_second_moment
+from stylegan2.config import GeneratorConfig
+from stylegan2.generator import normalize_second_moment
 from stylegan2.layers import Conv2dLayer, FullyConnectedLayer, half_dtype
 
 MINIBATCH_STD_GROUP = 4

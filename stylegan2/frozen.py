@@ -13,7 +13,7 @@ The modules of generator.py define what is computed; here only the order differs
   the output tells the slope of the leaky ReLU, and sums over it give the demodulation's gradient.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,12 @@ from torch.nn import functional as F
 
 from stylegan2.ops.reference import ACTIVATIONS
 from stylegan2.ops.resample import upsample2d
+from stylegan2.tiles import TILE_BYTES, empty, frozen_state, is_frozen_on_cpu
 
 if TYPE_CHECKING:
-    from stylegan2.generator import NoiseMode, SynthesisBlock, SynthesisLayer, SynthesisNetwork
+    from stylegan2.config import NoiseMode
+    from stylegan2.generator import SynthesisBlock, SynthesisLayer, SynthesisNetwork
 
-TILE_BYTES = 2**23  # of a layer's output
 SLOPE, GAIN = ACTIVATIONS["lrelu"].alpha, ACTIVATIONS["lrelu"].gain
 
 
@@ -153,14 +154,9 @@ def can_run(synthesis: "SynthesisNetwork", ws: Tensor) -> bool:
     float16 is left to the modules, which keep its sums in range.
     """
     return (
-        ws.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and all(block.has_rgb and not block.is_residual for block in _blocks(synthesis))
+        all(block.has_rgb and not block.is_residual for block in _blocks(synthesis))
+        and is_frozen_on_cpu(synthesis, ws)
         and torch.float16 not in _types(synthesis)
-        and all(
-            p.device.type == "cpu" and p.dtype == torch.float32 and not p.requires_grad
-            for p in synthesis.parameters()
-        )
     )
 
 
@@ -173,9 +169,8 @@ def synthesize(synthesis: "SynthesisNetwork", ws: Tensor, noise_mode: "NoiseMode
 
 def prepared(synthesis: "SynthesisNetwork") -> list[Block]:
     """The network's blocks, ready to run; made anew only when a weight or a type has changed."""
-    tensors = [*synthesis.parameters(), *synthesis.buffers()]
     blocks, types = _blocks(synthesis), _types(synthesis)
-    state = [types, [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]]
+    state = [types, frozen_state(synthesis)]
     if synthesis.prepared is None or synthesis.prepared[0] != state:
         # Whatever mode this is called in, the tensors serve calls that want gradients too.
         with torch.inference_mode(False), torch.no_grad():
@@ -265,7 +260,7 @@ def _block(
 ) -> tuple[Tensor | None, Tensor]:
     """x -> the block's features (None of the last one) and its RGB."""
     count, size, channels = len(x), block.resolution, len(block.layers[-1].bias)
-    y = None if block.is_last else _empty((count, channels, size, size), x)
+    y = None if block.is_last else empty((count, channels, size, size), x)
     rgb = torch.empty(count, kernels.shape[1], size, size)
     for pictures, ranges in _tiles(count, size, channels * size * x.itemsize):
         *before, conv1 = [
@@ -304,7 +299,7 @@ class _Modulated(torch.autograd.Function):
         ctx: Any, x: Tensor, styles: Tensor, gain: Tensor, layer: Layer, noise: Tensor | None
     ) -> Tensor:
         size = layer.resolution
-        y = _empty((len(x), len(layer.bias), size, size), x)
+        y = empty((len(x), len(layer.bias), size, size), x)
         for pictures, ranges in _tiles(len(x), size, y.shape[1] * size * y.itemsize):
             bound = bind(layer, styles, gain, noise, pictures)
             for first, last in ranges:
@@ -320,7 +315,7 @@ class _Modulated(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
         layer, noise = ctx.layer, ctx.noise
         x, styles, gain, y = ctx.saved_tensors
-        dx = _empty(x.shape, x) if ctx.needs_input_grad[0] else None
+        dx = empty(x.shape, x) if ctx.needs_input_grad[0] else None
         dstyles, dgain = torch.zeros_like(styles), torch.zeros_like(gain)
         bias = layer.bias.to(torch.float32)
         up, height = layer.up, x.shape[2]
@@ -394,10 +389,6 @@ def _sum_pixels(x: Tensor) -> Tensor:
 
 def _per_channel(scale: Tensor, layer: Layer) -> Tensor:
     return scale.to(layer.cast.dtype)[:, :, None, None]
-
-
-def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
-    return torch.empty(*shape, dtype=like.dtype, memory_format=torch.channels_last)
 
 
 def _noise(layer: Layer, noise_mode: "NoiseMode", count: int) -> Tensor | None:

@@ -4,104 +4,20 @@ Parameters carry the names of NVIDIA's PyTorch checkpoints, so that converted we
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stylegan2 import frozen
-from stylegan2.files import check_size, save_tensors
+from stylegan2.config import GeneratorConfig, NoiseMode, check_synthesis_input
+from stylegan2.files import save_tensors
 from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
+from stylegan2.mobile import MobileSynthesis
 from stylegan2.ops import bias_act, epilogue, setup_filter
 from stylegan2.ops.resample import blur_after_upsampling, upsample2d
-
-NoiseMode = Literal["const", "random", "none"] | Callable[[int], Tensor]
-Architecture = Literal["skip", "orig", "resnet"]
-# Bounds on configurations, which come in files from strangers: on sizes, and on numbers of layers.
-LARGEST = 2**16
-DEEPEST = 64
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """A generator's shape.
-
-    img_resolution: a power of two, at least 8. channel_base, channel_max: a layer at resolution r has
-    min(channel_base // r, channel_max) channels. mapping_layers: depth of the mapping network; mapping_width:
-    of its hidden layers, w_dim where it is None. num_fp16_res: how many of the highest resolutions run in 16
-    bit; conv_clamp: bound on activations.
-    architecture: how a picture comes out, in the words of the StyleGAN2 paper's figure 7: "skip" adds up the
-    colours of all resolutions, "orig" takes those of the last one, "resnet" too, with residual blocks.
-    widths: the channels of each resolution from 4 up, where they follow no channel_base and channel_max.
-
-    Raises ValueError for a size that is out of range.
-    """
-
-    z_dim: int = 512
-    c_dim: int = 0
-    w_dim: int = 512
-    img_resolution: int = 1024
-    img_channels: int = 3
-    channel_base: int = 32768
-    channel_max: int = 512
-    mapping_layers: int = 8
-    num_fp16_res: int = 0
-    conv_clamp: float | None = None
-    architecture: Architecture = "skip"
-    widths: tuple[int, ...] | None = None
-    mapping_width: int | None = None
-
-    def __post_init__(self):
-        for name in ("z_dim", "w_dim", "img_resolution", "img_channels", "channel_base", "channel_max"):
-            # channel_base is a product of a resolution and a width.
-            check_size(name, getattr(self, name), 1, LARGEST**2 if name == "channel_base" else LARGEST)
-        check_size("c_dim", self.c_dim, 0, LARGEST)
-        check_size("mapping_layers", self.mapping_layers, 1, DEEPEST)
-        if self.mapping_width is not None:
-            check_size("mapping_width", self.mapping_width, 1, LARGEST)
-        check_size("num_fp16_res", self.num_fp16_res, 0, DEEPEST)
-        if self.conv_clamp is not None and not (
-            isinstance(self.conv_clamp, (int, float)) and self.conv_clamp > 0
-        ):
-            raise ValueError(f"conv_clamp must be positive or None, got {self.conv_clamp!r:.40}")
-        if self.architecture not in get_args(Architecture):
-            raise ValueError(f"architecture must be skip, orig or resnet, got {self.architecture!r}")
-        if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
-            raise ValueError(
-                f"img_resolution must be a power of two of at least 8, got {self.img_resolution}"
-            )
-        if self.widths is not None:
-            object.__setattr__(self, "widths", tuple(self.widths))  # JSON gives a list
-            if len(self.widths) != len(self.block_resolutions):
-                raise ValueError(f"widths must be {len(self.block_resolutions)} numbers, one a resolution")
-            for width in self.widths:
-                check_size("widths", width, 1, LARGEST)
-        elif self.channel_base < self.img_resolution:
-            raise ValueError(
-                f"channel_base {self.channel_base} is less than the resolution; give a larger one"
-            )
-
-    @property
-    def block_resolutions(self) -> list[int]:
-        return [2**i for i in range(2, int(math.log2(self.img_resolution)) + 1)]
-
-    @property
-    def num_ws(self) -> int:
-        """How many latents the synthesis network takes: one a convolution, and one for the last RGB layer."""
-        return 2 * len(self.block_resolutions)
-
-    def channels(self, resolution: int) -> int:
-        if self.widths is not None:
-            return self.widths[int(math.log2(resolution)) - 2]
-        return min(self.channel_base // resolution, self.channel_max)
-
-    def uses_half(self, resolution: int) -> bool:
-        """Whether this resolution runs in 16 bit (never below 8)."""
-        return resolution >= max(self.img_resolution * 2 // 2**self.num_fp16_res, 8)
 
 
 class MappingNetwork(nn.Module):
@@ -114,7 +30,7 @@ class MappingNetwork(nn.Module):
         self.num_ws, self.num_layers = config.num_ws, config.mapping_layers
         if config.c_dim > 0:
             self.embed = FullyConnectedLayer(config.c_dim, config.w_dim)
-        self.c_dim = config.c_dim
+        self.c_dim, self.z_dim = config.c_dim, config.z_dim
         width = config.z_dim + (config.w_dim if config.c_dim > 0 else 0)
         for index in range(self.num_layers):
             is_last = index == self.num_layers - 1
@@ -296,10 +212,7 @@ class SynthesisNetwork(nn.Module):
         noise_mode: "const" (the stored noise; repeatable), "random" (drawn anew), "none", or a function that
         draws it: resolution R -> [N, 1, R, R].
         """
-        if ws.shape[1:] != (self.num_ws, self.w_dim):
-            raise ValueError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {list(ws.shape)}")
-        if noise_mode not in ("const", "random", "none") and not callable(noise_mode):
-            raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
+        check_synthesis_input(ws, self.num_ws, self.w_dim, noise_mode)
         ws = ws.to(torch.float32)
         if frozen.can_run(self, ws):
             return frozen.synthesize(self, ws, noise_mode)
@@ -314,6 +227,31 @@ class SynthesisNetwork(nn.Module):
         assert image is not None
         return image
 
+    def style_layers(self) -> list[list[FullyConnectedLayer]]:
+        """For each of the num_ws latents the affine layers that read it: of convolutions and colours."""
+        layers: list[list[FullyConnectedLayer]] = [[] for _ in range(self.num_ws)]
+        first = 0
+        for resolution in self.block_resolutions:
+            block = getattr(self, f"b{resolution}")
+            convolutions = [block.conv1] if block.is_first else [block.conv0, block.conv1]
+            for offset, convolution in enumerate(convolutions):
+                layers[first + offset].append(convolution.affine)
+            if block.has_rgb:
+                layers[first + len(convolutions)].append(block.torgb.affine)
+            first += len(convolutions)
+        return layers
+
+    def set_precision(self, half_type: torch.dtype | None, config: GeneratorConfig | None) -> None:
+        """Compute in `half_type` from 8 px up; None: in float32, or as `config` says where it is given."""
+        for resolution in self.block_resolutions:
+            block = getattr(self, f"b{resolution}")
+            block.half_type = half_type
+            block.is_half = (
+                (half_type is not None and resolution >= 8)
+                if config is None
+                else config.uses_half(resolution)
+            )
+
 
 class Generator(nn.Module):
     """Mapping and synthesis together. `licence` is that of the weights, where it is known."""
@@ -323,7 +261,7 @@ class Generator(nn.Module):
         self.config = config
         self.licence: str | None = None
         self.mapping = MappingNetwork(config)
-        self.synthesis = SynthesisNetwork(config)
+        self.synthesis = (MobileSynthesis if config.architecture == "mobile" else SynthesisNetwork)(config)
 
     @property
     def num_ws(self) -> int:
@@ -396,14 +334,7 @@ def set_precision(generator: Generator, precision: str) -> None:
         raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(types)}")
     if precision == "fp16" and generator.mapping.w_avg.device.type == "cpu":
         raise ValueError("fp16 needs a GPU; on a CPU choose bf16 or fp32")
-    synthesis = generator.synthesis
-    for resolution in synthesis.block_resolutions:
-        block = getattr(synthesis, f"b{resolution}")
-        block.half_type = types[precision]
-        if precision == "auto":
-            block.is_half = generator.config.uses_half(resolution)
-        else:
-            block.is_half = precision != "fp32" and resolution >= 8
+    generator.synthesis.set_precision(types[precision], generator.config if precision == "auto" else None)
 
 
 def save_generator(generator: Generator, path: str | Path) -> None:

@@ -21,10 +21,12 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from stylegan2 import load_generator, save_generator
 from stylegan2.checkpoints import CheckpointError
 from tools import checkpoint_files as files
+from tools.openvino_files import write_openvino
 
 SECONDS = 10
 BYTES = 2**30
@@ -38,6 +40,9 @@ TINY = dataclasses.replace(
     channel_max=4,
     mapping_layers=1,
 )
+MOBILE = dataclasses.replace(TINY, c_dim=0, img_resolution=16, channel_base=64, architecture="mobile")
+# The XML of OpenVINO's form that is damaged; its .bin and the other network beside it are whole.
+NETWORKS = {"openvino": "SynthesisNetwork.xml", "openvino-mapping": "MappingNetwork.xml"}
 NAMES = ["os.system", "builtins.eval", "posix.system", "builtins.getattr", "subprocess.Popen", "torch.load"]
 # What must not happen while a file is read; opening it for reading may.
 FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "exec", "compile", "pickle.", "marshal.")
@@ -54,6 +59,11 @@ def originals(kind: str) -> list[bytes]:
         ]
     if kind == "tensorflow":
         return [files.tensorflow(generator, protocol) for protocol in (4, 2, 5)]
+    if kind in NETWORKS:
+        with tempfile.TemporaryDirectory() as folder:
+            return [(write_openvino(files.make(MOBILE), Path(folder)) / NETWORKS[kind]).read_bytes()]
+    if kind == "mobilestylegan":
+        return [(Path(__file__).parent / "data" / "mobilestylegan_pytorch.ckpt").read_bytes()]
     if kind == "rosinality":
         return [files.rosinality(plain), files.rosinality(plain, legacy=True), files.e4e(plain)]
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
@@ -75,6 +85,8 @@ def _restructured(data: bytes, rng: random.Random) -> bytes:
     """Other operations in a pickle, or other values in safetensors' header; all lengths are right again."""
     if data.startswith(b"\x80"):
         return _other_operations(data, rng)
+    if data.startswith(b"<?xml"):
+        return _other_elements(data, rng)
     if data.startswith(b"PK"):
         file = io.BytesIO()
         with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
@@ -93,6 +105,44 @@ def _restructured(data: bytes, rng: random.Random) -> bytes:
         header["__metadata__"]["config"] = json.dumps(target)
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def _other_elements(data: bytes, rng: random.Random) -> bytes:
+    """Other attributes, or other elements, in an XML that stays well-formed; or a document type before it."""
+    if rng.random() < 0.05:
+        entity = b'<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
+        return data.replace(b"?>", b"?>" + rng.choice((entity, b'<!DOCTYPE net SYSTEM "/etc/passwd">')), 1)
+    root = ElementTree.fromstring(data)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        parent = rng.choice([element for element in root.iter() if len(element)])
+        child = rng.choice(list(parent))
+        other = rng.choice(list(root.iter()))
+        action = rng.randrange(5)
+        if action == 0:
+            parent.remove(child)
+        elif action == 1:
+            parent.insert(rng.randrange(len(parent) + 1), child)
+        elif action == 2 and other is not root:
+            parent.append(other) if child not in list(other.iter()) and parent not in list(
+                other.iter()
+            ) else None
+        elif child.attrib:
+            name = rng.choice(list(child.attrib))
+            values = [
+                "",
+                "-1",
+                "0",
+                "1",
+                "7",
+                str(2**40),
+                "1e9",
+                "9" * 5000,
+                "x",
+                "1, 1",
+                other.get("id", "f32"),
+            ]
+            child.set(name, rng.choice(values))
+    return ElementTree.tostring(root, xml_declaration=True)
 
 
 def _other_operations(data: bytes, rng: random.Random) -> bytes:
@@ -117,7 +167,8 @@ def _place(data: bytearray, rng: random.Random) -> int:
     """A position, mostly near a name, where the structure is."""
     if rng.random() < 0.7:
         found = data.find(
-            rng.choice((b"torch", b"numpy", b"bias", b"weight", b"_", b'"', b"PK")), _any(data, rng)
+            rng.choice((b"torch", b"numpy", b"bias", b"weight", b"_", b'"', b"PK", b"=", b"<")),
+            _any(data, rng),
         )
         if found >= 0:
             return max(0, min(len(data), found + rng.randint(-40, 40)))
@@ -201,7 +252,9 @@ def failures(kind: str, seeds: range) -> Iterator[str]:
     sys.addaudithook(watch)
     signal.signal(signal.SIGALRM, alarm)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "file"
+        path = Path(folder) / NETWORKS.get(kind, "file")
+        if kind in NETWORKS:
+            write_openvino(files.make(MOBILE), path.parent)
         for data in whole:  # what is imported late is imported now
             load_generator(files.write(path, data))
         limit = _address_space() + BYTES

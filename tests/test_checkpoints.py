@@ -615,7 +615,15 @@ def fuzz(first: int, last: int, *kinds: str) -> list[str]:
     return process.stdout.splitlines()
 
 
-FORMATS = ("nvidia", "tensorflow", "rosinality", "safetensors")
+FORMATS = (
+    "nvidia",
+    "tensorflow",
+    "rosinality",
+    "safetensors",
+    "mobilestylegan",
+    "openvino",
+    "openvino-mapping",
+)
 
 
 def test_damaged_files_end_in_success_or_our_error():

@@ -29,7 +29,6 @@ from clip2gan.editing.directions import (
     Parts,
     relevance,
     restricted_to,
-    style_layers,
 )
 from clip2gan.editing.encoder import EncoderConfig, LatentEncoder, load_encoder, save_encoder
 from clip2gan.editing.inversion import (
@@ -280,7 +279,8 @@ def test_relevance_is_measured_for_every_style_channel(tiny: Model) -> None:
     delta = tiny.prompt("a hat").embedding[0]
     found = relevance(tiny.generator, tiny.clip, delta, lambda random: tiny.random_ws(1, random), samples=3)
     assert [len(layer) for layer in found] == [
-        sum(affine.weight.shape[0] for affine in affines) for affines in style_layers(tiny.generator)
+        sum(affine.weight.shape[0] for affine in affines)
+        for affines in tiny.generator.synthesis.style_layers()
     ]
     assert max(float(layer.max()) for layer in found) == pytest.approx(1.0)
     assert all(float(layer.min()) >= 0 for layer in found)
@@ -288,7 +288,7 @@ def test_relevance_is_measured_for_every_style_channel(tiny: Model) -> None:
 
 
 def test_masks_leave_style_channels_alone(tiny: Model) -> None:
-    layers = style_layers(tiny.generator)
+    layers = tiny.generator.synthesis.style_layers()
     sizes = [sum(affine.weight.shape[0] for affine in affines) for affines in layers]
     moved = torch.randn(2, tiny.generator.num_ws, 8, generator=torch.Generator().manual_seed(0))
     nothing = restricted_to(tiny.generator, [torch.zeros(size) for size in sizes])

@@ -2,9 +2,10 @@
 
 python -m tools.bench_generator --resolution 256 --batch 4 --backward
 python -m tools.bench_generator --baseline ../stylegan3     # beside NVIDIA's, from a copy of its repository
+python -m tools.bench_generator --generator faces --openvino    # beside OpenVINO (pip install openvino)
 
-Weights are random, of StyleGAN2's config F. Every path runs in turn, round after round, so that a ratio is of
-neighbours in time; ratios are medians over the rounds.
+Weights are random, of StyleGAN2's config F, or those of --generator. Every path runs in turn, round after
+round, so that a ratio is of neighbours in time; ratios are medians over the rounds.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 
 import click
@@ -25,6 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clip2gan.generators import load_named_generator
+from clip2gan.packaged import packaged_generators
 from stylegan2 import Generator, GeneratorConfig
 from stylegan2.generator import set_precision
 
@@ -49,6 +53,10 @@ class Sample:
     "--baseline", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A copy of stylegan3."
 )
 @click.option(
+    "--generator", "source", metavar="NAME|FILE|URL", help="Time this generator.  [default: random weights]"
+)
+@click.option("--openvino", is_flag=True, help="Time OpenVINO too, on the package of --generator.")
+@click.option(
     "--path", "names", multiple=True, help="[default: plain, fp32, bf16; on CUDA fp16, compiled too]"
 )
 @click.option("--rounds", default=5, show_default=True)
@@ -65,6 +73,8 @@ def main(
     backward: bool,
     device: str,
     baseline: Path | None,
+    source: str | None,
+    openvino: bool,
     names: tuple[str, ...],
     rounds: int,
     clock: str,
@@ -75,15 +85,25 @@ def main(
     shown = ", ".join(f"{name(dtype)} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in rates.items())
     click.echo(f"{device}, {torch.get_num_threads()} threads, {clock} clock, torch {torch.__version__}")
     click.echo(f"matrix rate: {shown}")
-    for resolution in resolutions or (64, 256, 1024):
-        config = GeneratorConfig(img_resolution=resolution)
-        generator = random_generator(config).to(device)
+    if source is None:
+        configs = [
+            GeneratorConfig(img_resolution=resolution) for resolution in resolutions or (64, 256, 1024)
+        ]
+        generators = (random_generator(config) for config in configs)
+    else:
+        generators = iter([load_named_generator(source)])
+    for generator in generators:
+        generator.to(device)
+        config = generator.config
         paths = {each: make_path(generator, each) for each in names or default}
+        if openvino and source is not None and not backward:
+            paths = {"openvino": load_openvino(source), **paths}
         if baseline is not None:
             paths = {"baseline": load_baseline(baseline, generator, device), **paths}
         for batch in batches or (1, 4):
             with torch.no_grad():
-                ws = generator.mapping(torch.randn(batch, config.z_dim, device=device))
+                z = torch.randn(batch, config.z_dim, device=device)
+                ws = generator.mapping(z, truncation_psi=1.0 if source is None else 0.7)
             samples = measure(paths, ws, backward, rounds, CLOCKS[clock])
             report(config, batch, backward, samples, paths, ws, rates)
 
@@ -123,6 +143,17 @@ def load_baseline(path: Path, generator: Generator, device: str) -> Synthesis:
     baseline.load_state_dict(generator.state_dict())
     baseline = baseline.eval().requires_grad_(False).to(device)
     return lambda ws: baseline.synthesis(ws, noise_mode="const", force_fp32=device == "cpu")
+
+
+def load_openvino(source: str) -> Synthesis:
+    """OpenVINO on the synthesis network that a package carries, in float32, picture by picture."""
+    import openvino  # pyright: ignore[reportMissingImports]
+
+    package = packaged_generators()[source]
+    path = distribution(package.package).locate_file(next(name for name in package.files if "Synth" in name))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    network = openvino.Core().compile_model(Path(str(path)).with_suffix(".xml"), "CPU", settings)
+    return lambda ws: torch.cat([torch.from_numpy(network(w[:1].numpy())[0].copy()) for w in ws])
 
 
 def measure(
@@ -202,9 +233,9 @@ def report(
     click.echo(f"\n{config.img_resolution} px, batch {batch}, {what}")
     click.echo(
         f"| path | pictures/s | ms a batch | peak memory MB | of matrix rate | times as fast as {first} | "
-        f"memory, of {first}'s | PSNR to {first}, dB |"
+        f"memory, of {first}'s | PSNR to {first}, dB | largest difference |"
     )
-    click.echo("|---|---|---|---|---|---|---|---|")
+    click.echo("|---|---|---|---|---|---|---|---|---|")
     with torch.no_grad():
         expected = paths[first](ws).double()
     flops = 2 * macs(config) * batch * (2 if backward else 1)
@@ -214,19 +245,26 @@ def report(
         pairs = list(zip(samples[first], own, strict=True))
         faster = statistics.median(a.seconds / b.seconds for a, b in pairs)
         lighter = memory / max(sample.memory for sample in samples[first])
-        rate = rates[torch.float32 if path in ("baseline", "plain", "fp32") else torch.bfloat16]
+        rate = rates[torch.bfloat16 if path in ("bf16", "fp16", "compiled") else torch.float32]
         with torch.no_grad():
-            error = (paths[path](ws).double() - expected).square().mean()
-        psnr = 10 * math.log10(4 / max(float(error), 1e-20))
+            difference = paths[path](ws).double() - expected
+        psnr = 10 * math.log10(4 / max(float(difference.square().mean()), 1e-20))
         click.echo(
             f"| {path} | {batch / seconds:.2f} | {seconds * 1e3:.0f} | {memory / 1e6:.0f} | "
-            f"{flops / seconds / rate:.0%} | {faster:.2f} | {lighter:.2f} | {psnr:.0f} |"
+            f"{flops / seconds / rate:.0%} | {faster:.2f} | {lighter:.2f} | {psnr:.0f} | "
+            f"{float(difference.abs().max()):.1e} |"
         )
 
 
 def macs(config: GeneratorConfig) -> int:
     """Multiplications of a picture's convolutions; a transposed one counts at its input's size."""
     total = 0
+    if config.architecture == "mobile":
+        total = 4 * 4 * 9 * config.channels(4) ** 2
+        for resolution in config.block_resolutions[1:]:
+            for inputs in (config.channels(resolution // 2) // 4, config.channels(resolution)):
+                total += resolution**2 * inputs * (9 + config.channels(resolution))
+        return total + resolution**2 * 4 * config.img_channels * config.channels(resolution)
     for resolution in config.block_resolutions:
         channels = config.channels(resolution)
         total += resolution**2 * channels * (9 * channels + config.img_channels)

@@ -29,11 +29,13 @@ class PackagedGenerator:
         package: its name there.
         version: the one that is meant.
         files: each file's path inside the installed package -> its sha256 (hex).
+        licence: of the weights, and to whom they are owed.
     """
 
     package: str
     version: str
     files: Mapping[str, str]
+    licence: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +92,6 @@ class BundleConfig:
         """The names of generator, gap, mappers and encoder in the folder."""
         parts = [self.generator, self.gap, *self.mappers.values(), self.encoder]
         return [part for part in parts if isinstance(part, str)]
-
-    @property
-    def generator_file(self) -> str:
-        """The name of the generator's file in the folder. Raises ValueError where a package carries it."""
-        if isinstance(self.generator, PackagedGenerator):
-            package = f"{self.generator.package} {self.generator.version}"
-            raise ValueError(f"its generator is that of {package}, which this clip2gan cannot read")
-        return self.generator
 
     def fingerprint(self) -> str:
         """The sha256 (hex) over the names and sums of the files, and of a generator's package."""

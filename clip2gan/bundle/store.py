@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from clip2gan import __version__
 from clip2gan.bundle.card import model_card
-from clip2gan.bundle.config import CLIP, CONFIG, BundleConfig, read_config
+from clip2gan.bundle.config import CLIP, CONFIG, BundleConfig, PackagedGenerator, read_config
 from clip2gan.bundle.locate import BUNDLED, HF_HUB, choose_mapper, locate_bundle
 from clip2gan.domain import Domain
 from stylegan2.names import file_inside
@@ -94,12 +94,13 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
     kind = choose_mapper(config, mapper, model)
     file = lambda name: file_inside(folder, name)  # noqa: E731
     check_places(folder, config)
-    generator = load_generator(file(config.generator_file), device)
+    generator_file = locate_generator_part(folder, config)
+    generator = load_generator(generator_file, device)
     if kind is None and not generator.config.c_dim:
         raise ValueError(
             f"{folder / CONFIG}: 'mappers' is empty, and the generator takes no texts; get the model again"
         )
-    mapper_file = file(config.generator_file if kind is None else config.mappers[kind])
+    mapper_file = generator_file if kind is None else file(config.mappers[kind])
     bundle = Bundle(
         path=folder,
         config=config,
@@ -144,6 +145,21 @@ def _check_clip(bundle: Bundle, sums: "Sums") -> None:
         sums.learn(fact)
 
 
+def locate_generator_part(folder: Path, config: BundleConfig) -> Path:
+    """The generator's safetensors file: in the bundle's folder, or read from the package that carries it.
+
+    Raises ValueError where the package is not at hand.
+    """
+    from clip2gan.packaged import locate_packaged
+
+    if not isinstance(config.generator, PackagedGenerator):
+        return file_inside(folder, config.generator)
+    try:
+        return locate_packaged(config.generator)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+
+
 def write_bundle(
     path: str | Path,
     generator: "Generator",
@@ -159,7 +175,7 @@ def write_bundle(
 
     Args:
         path: the folder.
-        generator: frozen; stored with its configuration.
+        generator: frozen; stored with its configuration, or as a reference where a package carries it.
         clip: stored as files when it was loaded from files, else by the name that open_clip knows it by.
         mappers: kind -> mapper; the first one is the default. None for a generator trained on CLIP's texts.
         gap: stored beside them.
@@ -174,6 +190,7 @@ def write_bundle(
     from clip2gan.editing.encoder import save_encoder
     from clip2gan.gap import save_gap
     from clip2gan.mappers import save_mapper
+    from clip2gan.packaged import package_of
     from stylegan2 import save_generator
     from stylegan2.files import fingerprint
 
@@ -181,7 +198,9 @@ def write_bundle(
         raise ValueError("a generator that takes no texts itself needs a mapper")
     path = Path(path)
     with _replaced_folder(path) as folder:
-        save_generator(deepcopy(generator).half() if half else generator, folder / GENERATOR)
+        package = package_of(generator)
+        if package is None:
+            save_generator(deepcopy(generator).half() if half else generator, folder / GENERATOR)
         files = {kind: f"mapper-{kind}.safetensors" for kind in mappers}
         for kind, mapper in mappers.items():
             save_mapper(deepcopy(mapper).half() if half else mapper, folder / files[kind])
@@ -193,7 +212,7 @@ def write_bundle(
             name=info.name,
             description=info.description,
             domain=info.domain or Domain(name=info.name),
-            generator=GENERATOR,
+            generator=package or GENERATOR,
             clip=clip_name,
             clip_fingerprint=clip.fingerprint(),
             mappers=files,
@@ -229,7 +248,7 @@ def add_encoder(source: Path, encoder: str | Path, path: str | Path, name: str |
 
     config = read_config(source)
     check_places(source, config)
-    with safe_open(source / config.generator_file, framework="pt") as file:
+    with safe_open(locate_generator_part(source, config), framework="pt") as file:
         w_dim = file.get_slice("mapping.w_avg").get_shape()[0]
     _check_encoder(load_encoder(encoder).config.w_dim, w_dim, encoder)
     with _replaced_folder(Path(path)) as folder:

@@ -106,6 +106,7 @@ def _compilers() -> dict[str, str | None]:
 def _weights() -> tuple[dict[str, str], dict[str, str]]:
     """(where weights are -> how much there is, model -> what is wrong with it)."""
     from clip2gan.bundle import bundled_models, check_files, read_config
+    from clip2gan.packaged import find_problem, packaged_generators
 
     found, problems = {}, {}
     for name, path in bundled_models().items():
@@ -115,7 +116,11 @@ def _weights() -> tuple[dict[str, str], dict[str, str]]:
             problems[name] = str(error)
         else:
             found[name] = f"{path}, whole"
-    if not found and not problems:
+    for name, source in packaged_generators().items():
+        found[f"generator {name}"] = find_problem(source) or (
+            f"{source.package} {source.version}, installed; {source.licence}"
+        )
+    if not bundled_models():
         problems["model"] = "none comes with this installation; give --model a folder or hf-hub:ORG/NAME"
     cache = Path(
         os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"

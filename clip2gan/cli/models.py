@@ -2,22 +2,27 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clip2gan.cli._common import json_option
 
+if TYPE_CHECKING:
+    from clip2gan.bundle import PackagedGenerator
+
 
 @click.command("models")
 @json_option
 def command(*, as_json: bool) -> None:
-    """List the models that come with the package: their parts, licences and measured figures."""
+    """List what is at hand, with licences: models, and generators that other packages carry."""
     from clip2gan.bundle import bundled_models
+    from clip2gan.packaged import packaged_generators
 
     models = [_facts(name, path) for name, path in bundled_models().items()]
+    carried = [_package_facts(name, source) for name, source in packaged_generators().items()]
     if as_json:
-        click.echo(json.dumps(models, indent=2))
+        click.echo(json.dumps([*models, *carried], indent=2))
         return
     if not models:
         click.echo("No model comes with this installation; give --model a folder or hf-hub:ORG/NAME.")
@@ -33,9 +38,16 @@ def command(*, as_json: bool) -> None:
             **{f"licence of {part}": text for part, text in facts["licences"].items()},
             **{row["what"]: row["value"] for row in facts["figures"]},
         }
-        width = max(map(len, rows))
-        for label, value in rows.items():
-            click.echo(f"  {label:{width}}  {value}")
+        _print_rows(rows)
+    for facts in carried:
+        click.echo(f"{facts['name']}: a generator by itself, for --generator")
+        _print_rows({label: facts[label] for label in ("package", "state", "licence")})
+
+
+def _print_rows(rows: dict[str, Any]) -> None:
+    width = max(map(len, rows))
+    for label, value in rows.items():
+        click.echo(f"  {label:{width}}  {value}")
 
 
 def _facts(name: str, path: Path) -> dict[str, Any]:
@@ -54,4 +66,15 @@ def _facts(name: str, path: Path) -> dict[str, Any]:
         "alignment": config.domain.alignment,
         "licences": dict(config.licences),
         "figures": list(config.figures),
+    }
+
+
+def _package_facts(name: str, source: "PackagedGenerator") -> dict[str, Any]:
+    from clip2gan.packaged import find_problem
+
+    return {
+        "name": name,
+        "package": f"{source.package} {source.version}",
+        "state": find_problem(source) or "installed",
+        "licence": source.licence,
     }

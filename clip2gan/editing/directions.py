@@ -217,7 +217,7 @@ def relevance(
     direction = F.normalize(delta, dim=0)
     # A network that asks for gradients of its weights runs layer by layer, so that the styles can be seen.
     generator = deepcopy(generator).requires_grad_(True)
-    layers = style_layers(generator)
+    layers = generator.synthesis.style_layers()
     values: list[list[Tensor]] = [[] for _ in layers]
     slopes: list[list[Tensor]] = [[] for _ in layers]
     for _ in range(samples):
@@ -254,26 +254,11 @@ def restricted_to(generator: "Generator", masks: Sequence[Tensor]) -> Callable[[
     each layer; directions of w that hardly move a style are left out of it.
     """
     projections = []
-    for affines, mask in zip(style_layers(generator), masks, strict=True):
+    for affines, mask in zip(generator.synthesis.style_layers(), masks, strict=True):
         weight = torch.cat([affine.weight * affine.weight_gain for affine in affines])
         projections.append(torch.linalg.pinv(weight, rtol=SMALLEST) @ (mask.to(weight)[:, None] * weight))
     together = torch.stack(projections)
     return lambda moved: torch.einsum("lvw,nlw->nlv", together, moved)
-
-
-def style_layers(generator: "Generator") -> list[list]:
-    """For each of the num_ws latents the affine layers that read it: of convolutions and colours."""
-    layers: list[list] = [[] for _ in range(generator.num_ws)]
-    first = 0
-    for resolution in generator.synthesis.block_resolutions:
-        block = getattr(generator.synthesis, f"b{resolution}")
-        convolutions = [block.conv1] if block.is_first else [block.conv0, block.conv1]
-        for offset, convolution in enumerate(convolutions):
-            layers[first + offset].append(convolution.affine)
-        if block.has_rgb:
-            layers[first + len(convolutions)].append(block.torgb.affine)
-        first += len(convolutions)
-    return layers
 
 
 def _stack(rows: Sequence[Tensor], like: Tensor) -> Tensor:

@@ -69,8 +69,11 @@ class Adversary:
     ):
         """A discriminator of the generator's pictures, shrunk to `most_pixels` along a side if larger."""
         self.config = config
-        resolution = min(generator.config.img_resolution, most_pixels)
-        shape = replace(generator.config, c_dim=0, num_fp16_res=0, img_resolution=resolution)
+        shape = generator.config
+        if shape.architecture == "mobile":  # a discriminator is as StyleGAN2's
+            shape = replace(shape, architecture="skip", widths=None)
+        resolution = min(shape.img_resolution, most_pixels)
+        shape = replace(shape, c_dim=0, num_fp16_res=0, img_resolution=resolution)
         if shape.widths:
             shape = replace(shape, widths=shape.widths[: len(shape.block_resolutions)])
         if config.channel_base:

@@ -90,6 +90,8 @@ def from_file(
     """
     generator, encoder = _read(Path(path))
     config = generator.config
+    if config.architecture == "mobile":
+        raise ValueError(f"{path} is a MobileStyleGAN, which is not trained here; give a StyleGAN2")
     own = config.img_resolution
     resolution = own if resolution is None else resolution
     if resolution < own:

@@ -1,24 +1,32 @@
 """Any StyleGAN2 checkpoint: recognised by its content, and read without running anything in it."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stylegan2.checkpoints import nvidia, rosinality, safetensors, state_dict, tensorflow
+from stylegan2.checkpoints import (
+    mobilestylegan,
+    nvidia,
+    openvino,
+    rosinality,
+    safetensors,
+    state_dict,
+    tensorflow,
+)
 from stylegan2.checkpoints.arrays import NAMES, Storages
-from stylegan2.checkpoints.checkpoint import Checkpoint, Network
+from stylegan2.checkpoints.checkpoint import Checkpoint, Network, mean_latent
 from stylegan2.checkpoints.containers import HEAD, check_head, map_file, read_root
 from stylegan2.checkpoints.download import Progress, check_sum, fetch, is_address, verify_sum
 from stylegan2.checkpoints.pickles import CheckpointError, Value, describe
 from stylegan2.files import WithoutData, check_weights
 from stylegan2.generator import Generator
 
-__all__ = ["Checkpoint", "CheckpointError", "inspect", "load_generator", "local_file"]
+__all__ = ["Checkpoint", "CheckpointError", "inspect", "load_generator", "local_file", "read_generator"]
 
-FORMATS = (nvidia, tensorflow, state_dict, rosinality)
+FORMATS = (nvidia, tensorflow, state_dict, mobilestylegan, rosinality)
 ALLOWED = NAMES.union(*(reader.NAMES for reader in FORMATS))
 log = logging.getLogger(__name__)
 
@@ -33,9 +41,10 @@ def load_generator(
     """A StyleGAN2 generator from a file of any known format: frozen, float32, in eval mode, on `device`.
 
     Args:
-        path_or_url: safetensors of ours, an NVIDIA .pkl (PyTorch or TensorFlow), a .pt of rosinality's kind,
-            or a state_dict of NVIDIA's names as .pt or safetensors; or the https address of one, which is
-            fetched once and kept (see `download.fetch`).
+        path_or_url: safetensors of ours, an NVIDIA .pkl (PyTorch or TensorFlow), a .pt of rosinality's
+            kind, a state_dict of NVIDIA's names as .pt or safetensors, or a .ckpt of MobileStyleGAN.pytorch;
+            the https address of one, which is fetched once and
+            kept (see `download.fetch`); or the folder of MobileStyleGAN in OpenVINO's form.
         device: where to put it.
         network: "G_ema", the averaged weights, or "G", those that were trained last.
         sha256: of the file, in hex; another file is refused.
@@ -46,18 +55,23 @@ def load_generator(
         OSError: the address does not give the file.
     """
     path = local_file(path_or_url, sha256)
+    generator, notes = read_generator(path, network)
+    licence = [] if generator.licence is None else [f"licence of the weights: {generator.licence}"]
+    for message in (*licence, *notes):
+        log.warning("%s: %s", path, message)
+    return generator.to(device)
+
+
+def read_generator(path: Path, network: Network = "G_ema") -> tuple[Generator, tuple[str, ...]]:
+    """A file's generator on the CPU, and what a user should know about it; see `load_generator`."""
     checkpoint, generator = _read(path, network)
-    for message in (
-        checkpoint.licence and f"licence of the weights: {checkpoint.licence}",
-        *checkpoint.notes,
-    ):
-        if message:
-            log.warning("%s: %s", path, message)
     generator.load_state_dict(
         {name: tensor.to(torch.float32) for name, tensor in checkpoint.tensors.items()}, assign=True
     )
+    if checkpoint.averaged_latents:
+        generator.mapping.w_avg = mean_latent(generator.mapping, checkpoint.averaged_latents)
     generator.licence = checkpoint.licence
-    return generator.eval().requires_grad_(False).to(device)
+    return generator.eval().requires_grad_(False), checkpoint.notes
 
 
 def inspect(
@@ -85,6 +99,8 @@ def local_file(
     if isinstance(path_or_url, str) and is_address(path_or_url):
         return fetch(path_or_url, sha256, progress=progress)
     path = Path(path_or_url)
+    if path.is_dir() and (path / openvino.SYNTHESIS).is_file():
+        path = path / openvino.SYNTHESIS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if sha256 is not None:
@@ -98,6 +114,9 @@ def _read(path: Path, network: Network) -> tuple[Checkpoint, Generator]:
         checkpoint = _recognised(path, network)
         with WithoutData():
             generator = Generator(checkpoint.config)
+        if checkpoint.averaged_latents:
+            placeholder = {"mapping.w_avg": torch.zeros(checkpoint.config.w_dim)}
+            checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, **placeholder})
         check_weights(generator, checkpoint.tensors, str(path))
     except ValueError as error:
         message = str(error).removeprefix(f"{path}: ")
@@ -107,6 +126,8 @@ def _read(path: Path, network: Network) -> tuple[Checkpoint, Generator]:
 
 def _recognised(path: Path, network: Network) -> Checkpoint:
     data = map_file(path)
+    if openvino.recognise(bytes(data[:HEAD])):
+        return openvino.read(path)
     if check_head(bytes(data[:HEAD])) == "safetensors":
         return safetensors.read(path, network)
     root, parts = read_root(data, ALLOWED)

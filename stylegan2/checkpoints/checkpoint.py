@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stylegan2.checkpoints.pickles import CheckpointError
-from stylegan2.files import WithoutData, check_weights
-from stylegan2.generator import Architecture, GeneratorConfig, MappingNetwork
+from stylegan2.config import Architecture, GeneratorConfig
+from stylegan2.generator import MappingNetwork
 from stylegan2.layers import RESAMPLE_TAPS
 from stylegan2.ops import setup_filter
 
@@ -20,7 +20,7 @@ NVIDIA_LICENCE = (
     "as published by NVIDIA, for non-commercial use only (NVIDIA Source Code License); "
     "weights that others trained have their own terms"
 )
-AVERAGED_LATENTS = 10_000
+AVERAGED_LATENTS, AVERAGED_AT_ONCE = 10_000, 2_000
 LARGEST_DRAWN = 2048
 MAPPING_LEARNING_RATE = 0.01  # the multiplier that GeneratorConfig takes for granted
 
@@ -30,12 +30,14 @@ class Checkpoint:
     """A generator as read from a file.
 
     Attributes:
-        format: "safetensors", "nvidia", "tensorflow", "rosinality" or "state_dict" (of NVIDIA's names).
+        format: "safetensors", "nvidia", "tensorflow", "rosinality", "state_dict" (of NVIDIA's names),
+            "mobilestylegan" or "openvino".
         config: the generator's shape, taken from the tensors' shapes.
         tensors: by the names of `Generator.state_dict()`.
         licence: of the weights, where the source tells.
         has_code: whether source text was found inside. It was not run.
         notes: what a user should know about how the file was read.
+        averaged_latents: of how many w_avg is the mean, where the file has none; 0 where it has one.
     """
 
     format: str
@@ -44,6 +46,7 @@ class Checkpoint:
     licence: str | None = None
     has_code: bool = False
     notes: tuple[str, ...] = ()
+    averaged_latents: int = 0
 
 
 class Source(Protocol):
@@ -137,9 +140,9 @@ def generator_part(state: Any, constant: str, network: Network) -> dict[str, Any
 
 def completed(
     tensors: dict[str, Tensor], config: GeneratorConfig
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """(the tensors with what a file may lack, notes on it): noise, which is drawn, and the mean latent."""
-    tensors, notes = dict(tensors), []
+) -> tuple[dict[str, Tensor], tuple[str, ...], int]:
+    """(tensors with noise, notes, averaged_latents) of a file that may lack noise and the mean latent."""
+    tensors, notes, averaged = dict(tensors), [], 0
     if not any(name.endswith(".noise_const") for name in tensors):
         if config.img_resolution > LARGEST_DRAWN:  # small files must not ask for much memory
             raise CheckpointError(f"no noise buffers in it, which are drawn for {LARGEST_DRAWN} px at most")
@@ -150,26 +153,23 @@ def completed(
             tensors[f"synthesis.b{resolution}.{layer}.noise_const"] = noise
         notes.append("the file has no noise buffers; drawn anew (seed 0)")
     if "mapping.w_avg" not in tensors:
-        tensors["mapping.w_avg"] = _mean_latent(tensors, config)
-        notes.append(f"the file has no latent_avg; estimated from {AVERAGED_LATENTS:,} latents (seed 0)")
-    return tensors, tuple(notes)
+        averaged = AVERAGED_LATENTS
+        notes.append(f"the file has no latent_avg; estimated from {averaged:,} latents (seed 0)")
+    return tensors, tuple(notes), averaged
 
 
-def _mean_latent(tensors: Mapping[str, Tensor], config: GeneratorConfig) -> Tensor:
-    with WithoutData():
-        mapping = MappingNetwork(config)
-    weights = {
-        name: tensors.get(f"mapping.{name}", torch.zeros(config.w_dim)) for name in mapping.state_dict()
-    }
-    check_weights(mapping, weights, "mapping")
-    mapping.load_state_dict(weights, assign=True)
+@torch.no_grad()
+def mean_latent(mapping: MappingNetwork, count: int) -> Tensor:
+    """The mean [w_dim] of `count` latents w, of z (and classes) drawn from seed 0."""
     random = torch.Generator().manual_seed(0)
-    z = torch.randn(AVERAGED_LATENTS, config.z_dim, generator=random)
-    c = None
-    if config.c_dim:
-        c = F.one_hot(torch.randint(config.c_dim, (AVERAGED_LATENTS,), generator=random), config.c_dim)
-    with torch.no_grad():
-        return mapping(z, c)[:, 0].mean(dim=0)
+    total = torch.zeros_like(mapping.w_avg, dtype=torch.float64)
+    for first in range(0, count, AVERAGED_AT_ONCE):
+        size, c = min(AVERAGED_AT_ONCE, count - first), None
+        z = torch.randn(size, mapping.z_dim, generator=random)
+        if mapping.c_dim:
+            c = F.one_hot(torch.randint(mapping.c_dim, (size,), generator=random), mapping.c_dim)
+        total += mapping(z, c)[:, 0].sum(dim=0, dtype=torch.float64)
+    return (total / count).to(torch.float32)
 
 
 def check_filter(f: Tensor, name: str) -> None:

@@ -285,9 +285,14 @@ class _Machine:
 
 
 def _key(key: Value) -> Hashable:
-    """`key`, if it is a scalar: tuples of tuples can take for ever to hash, and large integers to collide."""
+    """`key`, if it is a scalar: tuples of tuples can take for ever to hash, and large integers to collide.
+
+    A class (Lightning's callbacks have those as keys) is its name.
+    """
     if key is None or isinstance(key, (str, bytes, bool, float)):
         return key
+    if isinstance(key, Name):
+        return key.name
     if isinstance(key, int) and abs(key) < 2**63:
         return key
     raise CheckpointError(f"a dict's key is a {type(key).__name__}; a string or a number was expected")

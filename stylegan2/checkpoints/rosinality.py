@@ -44,8 +44,8 @@ def read(root: Value, source: Source, network: Network) -> Checkpoint:
     if average is not None:
         tensors["mapping.w_avg"] = _single(source.tensor(average, "latent_avg"))
     config = infer_config(tensors)
-    tensors, notes = completed(tensors, config)
-    return Checkpoint(format="rosinality", config=config, tensors=tensors, notes=(*choice, *notes))
+    tensors, notes, averaged = completed(tensors, config)
+    return Checkpoint("rosinality", config, tensors, notes=(*choice, *notes), averaged_latents=averaged)
 
 
 def _choose(root: dict[Any, Value], network: Network) -> tuple[dict[str, Value], tuple[str, ...]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from stylegan2.checkpoints import rosinality, state_dict
 from stylegan2.checkpoints.checkpoint import Checkpoint, Network, Tensors
 from stylegan2.checkpoints.pickles import CheckpointError
+from stylegan2.config import GeneratorConfig
 from stylegan2.files import load_tensors
-from stylegan2.generator import GeneratorConfig
 
 
 def read(path: Path, network: Network) -> Checkpoint:

@@ -41,10 +41,10 @@ def read(root: Value, source: Source, network: Network) -> Checkpoint:
         if name.endswith("resample_filter"):
             check_filter(tensor, name)
     config = infer_config(tensors)
-    tensors, notes = completed(tensors, config)
+    tensors, notes, averaged = completed(tensors, config)
     if network == "G_ema" and place in ("G", "g", "generator"):
         notes = (f"the file has no averaged weights (G_ema); these are {place}'s", *notes)
-    return Checkpoint(format="state_dict", config=config, tensors=tensors, notes=notes)
+    return Checkpoint("state_dict", config, tensors, notes=notes, averaged_latents=averaged)
 
 
 def _find(root: Value, network: Network) -> tuple[str, dict[str, Any]] | None:

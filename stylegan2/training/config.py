@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stylegan2.generator import GeneratorConfig
+from stylegan2.config import GeneratorConfig
 from stylegan2.training.losses import Focus
 
 
