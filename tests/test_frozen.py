@@ -30,7 +30,7 @@ def make_ws(generator: Generator, count: int) -> torch.Tensor:
 
 
 def gradient(generator: Generator, ws: torch.Tensor, noise_mode: str) -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(2)  # of random noise
+    torch.manual_seed(5)  # of random noise; with some seeds a value lies at a kink, to rounding
     ws = ws.clone().requires_grad_(True)
     image = generator.synthesis(ws, noise_mode=noise_mode)
     weights = torch.linspace(-1, 1, image.numel()).reshape(image.shape)
@@ -51,7 +51,7 @@ def test_frozen_is_trainable(tile_bytes, count, clamp, noise_mode):
         patch.setattr(frozen, "TILE_BYTES", tile_bytes)
         expected, expected_grad = gradient(trainable, ws, noise_mode)
         image, grad = gradient(frozen_one, ws, noise_mode)
-        torch.manual_seed(2)
+        torch.manual_seed(5)
         with torch.no_grad():
             plain = frozen_one.synthesis(ws, noise_mode=noise_mode)
     assert (image - expected).abs().max() < 1e-4 * expected.std()
