@@ -261,7 +261,8 @@ class Generator(nn.Module):
         self.config = config
         self.licence: str | None = None
         self.mapping = MappingNetwork(config)
-        self.synthesis = (MobileSynthesis if config.architecture == "mobile" else SynthesisNetwork)(config)
+        network = MobileSynthesis if config.architecture == "mobile" else SynthesisNetwork
+        self.synthesis: MobileSynthesis | SynthesisNetwork = network(config)
 
     @property
     def num_ws(self) -> int:

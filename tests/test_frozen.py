@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from clip2gan.bundle import bundled_models
 from stylegan2 import Generator, GeneratorConfig, frozen, load_generator
-from stylegan2.generator import set_precision
+from stylegan2.generator import SynthesisNetwork, set_precision
 
 CONFIG = {"z_dim": 8, "w_dim": 8, "img_resolution": 32, "channel_base": 256, "channel_max": 16}
 
@@ -23,6 +23,11 @@ def make_pair(**changes: object) -> tuple[Generator, Generator]:
             if name.endswith("noise_strength") or (name.endswith("bias") and "affine" not in name):
                 parameter.normal_(std=0.3)
     return generator, copy.deepcopy(generator).requires_grad_(False)
+
+
+def network(generator: Generator) -> SynthesisNetwork:
+    assert isinstance(generator.synthesis, SynthesisNetwork)
+    return generator.synthesis
 
 
 def make_ws(generator: Generator, count: int) -> torch.Tensor:
@@ -62,9 +67,9 @@ def test_frozen_is_trainable(tile_bytes, count, clamp, noise_mode):
 def test_the_fast_path_runs_only_with_frozen_weights():
     trainable, frozen_one = make_pair()
     ws = make_ws(trainable, 1)
-    assert not frozen.can_run(trainable.synthesis, ws)
-    assert frozen.can_run(frozen_one.synthesis, ws)
-    assert not frozen.can_run(frozen_one.double().synthesis, ws)
+    assert not frozen.can_run(network(trainable), ws)
+    assert frozen.can_run(network(frozen_one), ws)
+    assert not frozen.can_run(network(frozen_one.double()), ws)
 
 
 @torch.no_grad()
@@ -72,8 +77,8 @@ def test_a_changed_weight_is_seen():
     _, generator = make_pair()
     ws = make_ws(generator, 1)
     before = generator.synthesis(ws)
-    ready = frozen.prepared(generator.synthesis)
-    assert frozen.prepared(generator.synthesis) is ready
+    ready = frozen.prepared(network(generator))
+    assert frozen.prepared(network(generator)) is ready
     generator.get_parameter("synthesis.b16.conv1.weight").mul_(torch.rand(16, 1, 1, 1))
     generator.get_buffer("synthesis.b8.conv0.noise_const").add_(1)
     changed = generator.synthesis(ws)

@@ -106,7 +106,7 @@ def test_changed_weights_are_noticed():
     _, generator = make_pair()
     ws = torch.randn(1, CONFIG.num_ws, CONFIG.w_dim)
     before = generator.synthesis(ws)
-    generator.synthesis.b8.conv1.pointwise.mul_(2)
+    generator.get_parameter("synthesis.b8.conv1.pointwise").mul_(2)
     assert not torch.allclose(before, generator.synthesis(ws))
 
 

@@ -264,7 +264,8 @@ def macs(config: GeneratorConfig) -> int:
         for resolution in config.block_resolutions[1:]:
             for inputs in (config.channels(resolution // 2) // 4, config.channels(resolution)):
                 total += resolution**2 * inputs * (9 + config.channels(resolution))
-        return total + resolution**2 * 4 * config.img_channels * config.channels(resolution)
+        last = config.block_resolutions[-1]
+        return total + last**2 * 4 * config.img_channels * config.channels(last)
     for resolution in config.block_resolutions:
         channels = config.channels(resolution)
         total += resolution**2 * channels * (9 * channels + config.img_channels)

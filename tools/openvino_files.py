@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stylegan2 import Generator
 from stylegan2.layers import FullyConnectedLayer
-from stylegan2.mobile import MobileBlock, MobileLayer
+from stylegan2.mobile import MobileBlock, MobileLayer, MobileSynthesis
 
 Port = tuple[int, int]  # (layer, which of its outputs)
 TYPES = {"float32": "f32", "int64": "i64"}
@@ -136,6 +136,7 @@ def _mapping(generator: Generator) -> _Network:
 
 def _synthesis(generator: Generator) -> _Network:
     network, synthesis = _Network("SynthesisNetwork"), generator.synthesis
+    assert isinstance(synthesis, MobileSynthesis)
     w = network.add("Parameter", shape="1, 512", element_type="f32")
     x = network.constant(synthesis.b4.const[None])
     for resolution in synthesis.block_resolutions:
