@@ -24,6 +24,7 @@ from stylegan2.checkpoints.checkpoint import Checkpoint
 from stylegan2.checkpoints.mobilestylegan import AVERAGED_LATENTS, mobile_config
 from stylegan2.checkpoints.pickles import CheckpointError, printable
 from stylegan2.config import LARGEST
+from stylegan2.files import check_finite
 
 MAPPING, SYNTHESIS = "MappingNetwork.xml", "SynthesisNetwork.xml"
 MAX_XML = 2**24  # bytes
@@ -53,6 +54,7 @@ def read(path: Path) -> Checkpoint:
                     f"{file.name} is not there"
                 )
     tensors = _mapping(_Graph.read(folder / MAPPING)) | _synthesis(_Graph.read(folder / SYNTHESIS))
+    check_finite(tensors)
     note = f"the files have no mean latent; estimated from {AVERAGED_LATENTS:,} latents (seed 0)"
     return Checkpoint(
         "openvino", mobile_config(tensors), tensors, notes=(note,), averaged_latents=AVERAGED_LATENTS
