@@ -97,3 +97,11 @@ def test_each_part_of_a_training_has_one_place(what: str, place: str) -> None:
 def test_training_files_are_short() -> None:
     for path in files("stylegan2/training", "clip2gan/training"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE, path
+
+
+def test_nothing_outside_tools_reads_tools() -> None:
+    for path in files("stylegan2", "clip2gan"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value != "tools", path
+                assert not node.value.startswith("tools/"), path
