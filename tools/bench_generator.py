@@ -81,7 +81,9 @@ def main(
 ) -> None:
     """Print one table for each resolution and batch."""
     default = ("plain", "fp32", "bf16", *(("fp16", "compiled") if device == "cuda" else ()))
-    rates = {dtype: matrix_rate(device, dtype, clock) for dtype in (torch.float32, torch.bfloat16)}
+    # bfloat16 is very slow on CPUs without instructions for it, so only what is wanted is timed.
+    types = {torch.float32, *(path_type(each) for each in names or default)}
+    rates = {dtype: matrix_rate(device, dtype, clock) for dtype in types}
     shown = ", ".join(f"{name(dtype)} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in rates.items())
     click.echo(f"{device}, {torch.get_num_threads()} threads, {clock} clock, torch {torch.__version__}")
     click.echo(f"matrix rate: {shown}")
@@ -143,6 +145,11 @@ def load_baseline(path: Path, generator: Generator, device: str) -> Synthesis:
     baseline.load_state_dict(generator.state_dict())
     baseline = baseline.eval().requires_grad_(False).to(device)
     return lambda ws: baseline.synthesis(ws, noise_mode="const", force_fp32=device == "cpu")
+
+
+def path_type(path: str) -> torch.dtype:
+    """The type whose matrix rate a path is compared with."""
+    return torch.bfloat16 if path in ("bf16", "fp16", "compiled") else torch.float32
 
 
 def load_openvino(source: str) -> Synthesis:
@@ -245,7 +252,7 @@ def report(
         pairs = list(zip(samples[first], own, strict=True))
         faster = statistics.median(a.seconds / b.seconds for a, b in pairs)
         lighter = memory / max(sample.memory for sample in samples[first])
-        rate = rates[torch.bfloat16 if path in ("bf16", "fp16", "compiled") else torch.float32]
+        rate = rates[path_type(path)]
         with torch.no_grad():
             difference = paths[path](ws).double() - expected
         psnr = 10 * math.log10(4 / max(float(difference.square().mean()), 1e-20))
