@@ -44,7 +44,7 @@ def read_other_latents(path: str | Path, num_ws: int, w_dim: int) -> Tensor:
 def write_nvidia_latents(path: str | Path, ws: Tensor) -> None:
     """Write ws [N, num_ws, w_dim] as NVIDIA's projector does: a .npz with them as "w", in float32."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{NVIDIA_KEY: ws.detach().float().cpu().numpy()})
+        np.savez(file, w=ws.detach().float().cpu().numpy())  # NVIDIA_KEY
 
 
 def _read_npz(path: Path) -> Tensor:
