@@ -7,6 +7,7 @@ safetensors in the user's cache.
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -19,6 +20,7 @@ from clip2gan.settings import from_plain
 if TYPE_CHECKING:
     from stylegan2 import Generator
 
+log = logging.getLogger(__name__)
 DOMAINS = Path(__file__).parent / "domains"
 READER = 1  # raised when the same files come to be read differently
 
@@ -135,6 +137,7 @@ def _read_package(folder: Path, source: PackagedGenerator, target: Path) -> None
     from stylegan2 import save_generator
     from stylegan2.checkpoints import local_file, read_generator
 
+    log.warning("reading the generator of %s %s; this happens once", source.package, source.version)
     generator, _ = read_generator(local_file(folder))
     generator.licence = source.licence
     save_generator(generator, target)
