@@ -176,7 +176,9 @@ def test_models_lists_what_is_bundled(
     monkeypatch.setattr("clip2gan.bundle.locate.BUNDLED", tiny_bundle.parent)
     code, out, err = run("models", "--json")
     assert (code, err) == (0, "")
-    [model] = json.loads(out)
+    model, *carried = json.loads(out)
+    assert [generator["name"] for generator in carried] == ["faces"]
+    assert "non-commercial" in carried[0]["licence"]
     assert model["name"] == "tiny"
     assert model["mappers"] == ["mlp"]
     assert model["licences"] == {"generator": "MIT", "clip": "MIT", "mapper": "MIT"}

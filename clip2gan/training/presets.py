@@ -249,6 +249,9 @@ PRESETS: dict[str, MapperTraining] = {
 
 
 def default_preset(mapper: str, resolution: int) -> str:
-    """The name of ours for this kind of mapper and a generator of this many pixels along a side."""
+    """The name of ours for this kind of mapper and a generator of this many pixels along a side.
+
+    That of the mlp for a kind that there is not, which is refused where it is looked up.
+    """
     size = "small" if resolution <= SMALL else "large"
-    return size if mapper == "mlp" else f"{size}-{mapper}"
+    return f"{size}-{mapper}" if f"{size}-{mapper}" in PRESETS else size
