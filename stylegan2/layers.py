@@ -80,3 +80,14 @@ class Conv2dLayer(nn.Module):
 def half_dtype(device: torch.device) -> torch.dtype:
     """The 16-bit type of the top resolutions: float16 on CUDA; bfloat16 elsewhere, faster on CPUs."""
     return torch.float16 if device.type == "cuda" else torch.bfloat16
+
+
+def is_quick_in_half(device: torch.device) -> bool:
+    """Whether this device has instructions for its 16-bit type; a CPU without them takes ten times as long.
+
+    An older PyTorch cannot say what a CPU has: then False.
+    """
+    if device.type != "cpu":
+        return True
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

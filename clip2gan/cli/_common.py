@@ -69,7 +69,7 @@ precision_option = click.option(
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="Precision of the generator. On a CPU auto means fp32; bf16 is about twice as fast.",
+    help="Precision of the generator. On a CPU auto means fp32; bf16 is quicker on CPUs that have it.",
 )
 compile_option = click.option(
     "--compile",

@@ -162,7 +162,11 @@ def _focus(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -
     callback=_focus,
     help="A box, in shares of a side, that reconstructions must get right: it counts WEIGHT times as much.",
 )
-@click.option("--half/--no-half", default=True, show_default=True, help="Compute in 16 bit where it is safe.")
+@click.option(
+    "--half/--no-half",
+    default=None,
+    help="Compute in 16 bit where it is safe.  [default: half on GPUs, and on CPUs that have bfloat16]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @device_option
@@ -187,7 +191,7 @@ def command(
     max_memory: float | None,
     assignments: tuple[str, ...],
     focus: tuple[float, ...] | None,
-    half: bool,
+    half: bool | None,
     dry_run: bool,
     out: Path,
     device: str,
@@ -207,11 +211,15 @@ def command(
         "--max-memory": max_memory,
         "--set": assignments or None,
     }
+    from stylegan2.layers import is_quick_in_half
+
     stray = conditional if condition == "none" else unconditional
     if given := [name for name, value in stray.items() if value is not None]:
         raise click.UsageError(f"{given[0]} has no meaning with --condition {condition}; leave it out")
     if preset == "finetune" and (condition == "none" or init is None):
         raise click.UsageError("--preset finetune goes with --condition clip and --init")
+    if half is None:
+        half = is_quick_in_half(resolve_device(device))
     if condition == "clip":
         from clip2gan.cli import _conditional
 
