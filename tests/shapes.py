@@ -1,4 +1,4 @@
-"""A domain that is no face: shapes of four forms, six colours, two sizes, three backgrounds, with captions."""
+"""A domain without faces: shapes of four forms, six colours, two sizes, three backgrounds, with captions."""
 
 import random
 from collections.abc import Iterator

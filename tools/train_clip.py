@@ -34,6 +34,7 @@ from clip2gan.clip import ClipEncoder, save_local_dir
 from clip2gan.data.pictures import Pictures, open_pictures
 from clip2gan.devices import resolve_device
 from clip2gan.domains.avatars import vocabulary as avatars
+from stylegan2.layers import is_quick_in_half
 from stylegan2.processes import Processes
 from stylegan2.runs import RunFolder
 from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
@@ -463,7 +464,7 @@ EXISTING = click.Path(exists=True, path_type=Path)
 @click.option("--batch", type=click.IntRange(2), default=Settings.batch, show_default=True)
 @click.option("--captions", type=click.IntRange(1), default=Settings.captions, help="Captions a picture.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=Settings.lr, show_default=True)
-@click.option("--bf16/--no-bf16", default=Settings.bf16, show_default=True, help="Compute in bfloat16.")
+@click.option("--bf16/--no-bf16", default=None, help="Compute in bfloat16.  [default: where it is quick]")
 @click.option("--model", type=EXISTING, default=MODEL_CONFIG, help="Another config of the model.")
 @click.option("--save-seconds", type=click.FloatRange(0), default=120.0, help="Time between checkpoints.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
@@ -477,13 +478,16 @@ def main(
     batch: int,
     captions: int,
     lr: float,
-    bf16: bool,
+    bf16: bool | None,
     model: Path,
     save_seconds: float,
     device: str,
     seed: int,
 ) -> None:
     config = json.loads(model.read_text())
+    where = resolve_device(device)
+    if bf16 is None:
+        bf16 = is_quick_in_half(where)
     settings = Settings(config, images, batch, captions, lr, bf16=bf16, seed=seed)
     size = config["vision_cfg"]["image_size"]
     try:
@@ -492,7 +496,7 @@ def main(
             settings,
             open_data(data, size),
             run,
-            resolve_device(device),
+            where,
             open_data(test, size) if test else None,
             save_seconds,
         )

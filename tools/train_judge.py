@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clip2gan.devices import resolve_precision
 from clip2gan.domains.avatars.judge import WEIGHTS, Judge, judge_images
 from stylegan2.processes import Processes
 from stylegan2.runs import RunFolder
@@ -71,6 +72,7 @@ def train(
     labels, shown = avatars.labels()
     torch.manual_seed(seed)
     judge = Judge()
+    precision = resolve_precision("auto", torch.device("cpu"))
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.01)
 
     def step(now: Step) -> Updates:
@@ -84,7 +86,7 @@ def train(
             optimizer=optimizer,
             losses=losses,
             rates=[lr * rate_factor(now.index, steps, ramp=100, end=0.01)],
-            precision="bf16",
+            precision=precision,
         )
 
     def measure(done: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """`clip2gan train-encoder`: the fast start of inversion."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import click
 
 from clip2gan.cli._common import Finite, blame, device_option, resolve_device, seed_option
 from clip2gan.defaults import SMALL
+from clip2gan.devices import PRECISIONS, resolve_precision
 
 if TYPE_CHECKING:
     from clip2gan.training.encoder import EncoderTraining
@@ -43,7 +45,11 @@ end encoder.safetensors and bundle/: the model, with the encoder.
 @click.option("--steps", type=click.IntRange(1), help="Training steps.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures in a step.")
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Precision of the forward passes.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Precision of forward passes; auto: 16 bit where the device is quick in it.  [default: auto]",
+)
 @click.option(
     "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any setting that --dry-run shows."
 )
@@ -93,6 +99,7 @@ def command(
     resolution = bundle.generator.config.img_resolution
     if preset is None:
         config = _configuration("small" if resolution <= SMALL else "large", options, assignments)
+    config = replace(config, precision=resolve_precision(config.precision, where))
     pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
     with blame("--set"):
         encoder = untrained_encoder(config, bundle.generator)

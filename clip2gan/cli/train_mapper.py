@@ -18,6 +18,7 @@ from clip2gan.cli._common import (
     warn,
 )
 from clip2gan.defaults import SMALL
+from clip2gan.devices import PRECISIONS, resolve_precision
 from clip2gan.generators import check_generator, is_bundle, locate_generator
 
 if TYPE_CHECKING:
@@ -81,7 +82,11 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
 @click.option("--lr", type=Finite(0, min_open=True), help="Learning rate.")
 @click.option("--accumulate", type=click.IntRange(1), help="Parts to compute a batch in, to save memory.")
 @click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="How the learning rate changes.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Precision of forward passes.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="Precision of forward passes; auto: 16 bit where the device is quick in it.  [default: auto]",
+)
 @click.option(
     "--perceptual",
     type=click.Choice(["clip", "lpips-vgg", "lpips-alex", "lpips-squeeze"]),
@@ -186,6 +191,7 @@ def command(
     resolution = generator.config.img_resolution
     if preset is None:
         config = _configuration(default_preset(config.mapper, resolution), options, assignments)
+    config = replace(config, precision=resolve_precision(config.precision, where))
     with blame("--data"):
         pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
     with blame("--set"):

@@ -20,6 +20,7 @@ from torch import Tensor
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
 from clip2gan.data.samples import to_floats
+from clip2gan.devices import PRECISIONS, resolve_precision
 from clip2gan.editing.encoder import LatentEncoder, encoder_for, save_encoder
 from clip2gan.images import contact_sheet, to_picture, write_png
 from clip2gan.losses import feature_distance, pixel_l1
@@ -66,7 +67,7 @@ class EncoderTraining:
         batch: pictures in each of them.
         lr: learning rate at first; it falls to a tenth.
         ema: how much of the averaged weights a step keeps; the average is what is stored in the end.
-        precision: "fp32", or "bf16" for the forward passes.
+        precision: of the forward passes, see `clip2gan.devices.resolve_precision`.
         seed: where all random numbers come from.
     """
 
@@ -78,12 +79,12 @@ class EncoderTraining:
     batch: int = 16
     lr: float = 1e-3
     ema: float = 0.998
-    precision: str = "fp32"
+    precision: str = "auto"
     seed: int = 0
 
     def __post_init__(self):
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"unknown precision {self.precision!r}; choose fp32 or bf16")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
         for name in ("steps", "batch", "channel_base", "channel_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -108,9 +109,7 @@ class EncoderTraining:
 
 PRESETS: dict[str, EncoderTraining] = {
     # For small generators: half an hour of one core.
-    "small": EncoderTraining(
-        channel_base=1024, channel_max=64, steps=3000, batch=24, lr=2e-3, precision="bf16"
-    ),
+    "small": EncoderTraining(channel_base=1024, channel_max=64, steps=3000, batch=24, lr=2e-3),
     "large": EncoderTraining(),
 }
 
@@ -141,6 +140,7 @@ def train_encoder(
         ValueError: losses or gradients were not finite for many steps in a row, or a batch cannot be shared
             evenly by the processes.
     """
+    config = dataclasses.replace(config, precision=resolve_precision(config.precision, clip.device))
     training = _Training(config, generator, clip, pictures, run, Processes(clip.device))
     Trainer(training.task(), run, training.processes, config.seed, checkpoint_seconds).train()
     if training.processes.is_first:

@@ -22,6 +22,7 @@ from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
 from clip2gan.data.samples import Samples, draw_samples, embed_pictures, plain_prompts
+from clip2gan.devices import resolve_precision
 from clip2gan.domain import Domain
 from clip2gan.gap import Gap, fit_gap, gap_figures
 from clip2gan.images import write_png
@@ -74,6 +75,7 @@ def train_mapper(
         OSError: a network that a loss needs is not at hand.
     """
     processes = Processes(clip.device)
+    config = dataclasses.replace(config, precision=resolve_precision(config.precision, clip.device))
     networks = networks or Networks.load(config, clip.device)
     cache = run.path / "cache"
     samples = draw_samples(generator, clip, config.samples, config.seed, cache / SAMPLED, processes)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from clip2gan.defaults import SMALL
+from clip2gan.devices import PRECISIONS
 from clip2gan.gap import Noise
 from clip2gan.perceptual import LPIPS_TRUNKS
 from clip2gan.settings import flatten
@@ -15,7 +16,6 @@ from clip2gan.training.adversary import AdversaryConfig
 SAMPLED = "sampled"  # the data source that is the generator itself
 PERCEPTUAL = ("clip", *LPIPS_TRUNKS)
 SCHEDULES = ("cosine", "constant")
-PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class MapperTraining:
         ema: how much of the averaged weights a step keeps; the average is what is stored in the end.
         validation: pictures held out to measure by, some times over a run; the best average is stored. At
             most a tenth of a source of pictures is.
-        precision: "fp32", or "bf16" or "fp16" for the forward passes.
+        precision: of the forward passes, see `clip2gan.devices.resolve_precision`.
         seed: where all random numbers come from.
     """
 
@@ -102,7 +102,7 @@ class MapperTraining:
     schedule: str = "cosine"
     ema: float = 0.998
     validation: int = 64
-    precision: str = "fp32"
+    precision: str = "auto"
     seed: int = 0
 
     def __post_init__(self):
@@ -155,7 +155,6 @@ PRESETS: dict[str, MapperTraining] = {
         warmup_steps=4000,
         steps=4000,
         batch=32,
-        precision="bf16",
     ),
     "small-flow": MapperTraining(
         mapper="flow",
@@ -184,7 +183,6 @@ PRESETS: dict[str, MapperTraining] = {
         warmup_steps=10000,
         steps=20000,
         batch=16,
-        precision="bf16",
     ),
     "large-flow": MapperTraining(
         mapper="flow",
