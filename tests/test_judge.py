@@ -10,10 +10,11 @@ from clip2gan.domains.avatars import vocabulary as avatars
 from clip2gan.domains.avatars.judge import WEIGHTS, Judge, judge_images, verdicts
 from clip2gan.evaluation.judge import judged_prompts
 from tools import domain, measure_avatars, train_judge
-from tools.captions import caption
+from tools.captions import open_grammar
 from tools.make_avatars import make_pictures, write_zip
 from tools.train_judge import augment, judge_loss
 
+caption = open_grammar("avatars").caption
 GROUPS = avatars.groups()
 BASE = {name: group.values[1] for name, group in GROUPS.items()}
 

@@ -19,7 +19,20 @@ from clip2gan.clip import ClipEncoder
 from clip2gan.domains.avatars.vocabulary import groups, matches
 from stylegan2.runs import RunFolder, step_generator
 from tools import captions, domain, make_avatars, train_clip, zero_shot
-from tools.train_clip import Settings, Tokenizer, make_model, open_data, train, with_all_tokens
+from tools.captions import open_grammar
+from tools.claims import Columns
+from tools.train_clip import (
+    Settings,
+    Tokenizer,
+    ValueDirections,
+    make_model,
+    open_data,
+    train,
+    with_all_tokens,
+)
+
+GRAMMAR = open_grammar("avatars")
+COLUMNS = Columns(GRAMMAR.vocabulary)
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 16,
@@ -33,7 +46,7 @@ SETTINGS = Settings(CONFIG, images=24, batch=4, bf16=False)
 def tokenizer() -> Iterator[Tokenizer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_clip, "VOCABULARY_SAMPLE", 300)
-        yield Tokenizer(24)
+        yield Tokenizer(GRAMMAR, 24)
 
 
 @pytest.fixture(autouse=True)
@@ -60,16 +73,47 @@ def some_attributes(num: int) -> list[dict[str, str]]:
 def test_positives_are_the_captions_that_match() -> None:
     attributes = some_attributes(40)
     rng = np.random.default_rng(2)
-    claims: list[captions.Claims] = [captions.caption(a, rng).claims for a in attributes * 3]
+    claims: list[captions.Claims] = [GRAMMAR.caption(a, rng).claims for a in attributes * 3]
     claims += [{}, {"eyes": ("closed",)}, {"hair": ("bald", "hat"), "skin": ("dark",)}]
-    shown, claimed = train_clip.truth_table(attributes), train_clip.claim_table(claims)
+    shown, claimed = COLUMNS.truth(attributes), COLUMNS.claims(claims)
     expected = [[matches(claim, a) for claim in claims] for a in attributes]
-    assert train_clip.positives(shown, claimed).tolist() == expected
+    assert COLUMNS.positives(shown, claimed).tolist() == expected
+
+
+def test_what_is_unknown_is_neither_true_nor_false() -> None:
+    whole = some_attributes(1)[0] | {"eyewear": "none", "skin": "pale"}
+    part = {group: value for group, value in whole.items() if group != "skin"}
+    shown, unknown = COLUMNS.truth([whole]), torch.zeros(1, COLUMNS.num_groups, dtype=torch.bool)
+    unknown[0, list(groups()).index("skin")] = True
+    shown[0, COLUMNS.names.index(("skin", "pale"))] = 0
+    claimed = COLUMNS.claims(
+        [
+            {"eyewear": ("none",)},
+            {"skin": ("pale",)},
+            {"skin": ("pale", "dark"), "eyewear": ("none",)},
+            {"skin": ("pale",), "eyewear": ("glasses",)},
+            {},
+        ]
+    )
+    assert COLUMNS.unknown([whole, part]).sum(1).tolist() == [0, 1]
+    assert COLUMNS.positives(shown, claimed).tolist() == [[True, False, False, False, True]]
+    assert COLUMNS.undecided(shown, unknown, claimed).tolist() == [[False, True, True, False, False]]
+
+
+def test_undecided_pairs_do_not_move_the_loss() -> None:
+    torch.manual_seed(0)
+    images, texts = F.normalize(torch.randn(2, 4, 8), dim=-1)
+    true = torch.eye(4, dtype=torch.bool)
+    undecided = torch.zeros(4, 4, dtype=torch.bool)
+    undecided[0, 1:] = undecided[1:, 0] = True  # nothing is left to tell the first pair from
+    alone = train_clip.contrastive_loss(images[1:], texts[1:], true[1:, 1:], torch.tensor(5.0))
+    loss = train_clip.contrastive_loss(images, texts, true, torch.tensor(5.0), undecided)
+    torch.testing.assert_close(loss, alone * 3 / 4)
 
 
 def test_claim_targets_are_even_among_what_is_allowed() -> None:
-    claimed = train_clip.claim_table([{"eyewear": ("none", "glasses")}])
-    targets = dict(zip(groups(), train_clip.by_group(train_clip.claim_targets(claimed)), strict=True))
+    claimed = COLUMNS.claims([{"eyewear": ("none", "glasses")}])
+    targets = dict(zip(groups(), COLUMNS.by_group(COLUMNS.claim_targets(claimed)), strict=True))
     assert targets["eyewear"].tolist() == [[0.5, 0.5, 0.0]]
     assert targets["skin"].tolist() == [pytest.approx([0.2] * 5)]
 
@@ -100,16 +144,11 @@ def test_contrastive_loss_is_least_where_true_pairs_are_alike() -> None:
 
 def test_value_loss_leaves_out_hidden_groups() -> None:
     torch.manual_seed(0)
-    directions = torch.randn(len(train_clip.columns()), 8)
+    directions = ValueDirections(COLUMNS, 8)
     embeddings = F.normalize(torch.randn(1, 8), dim=-1)
     behind_sunglasses = some_attributes(1)[0] | {"eyewear": "sunglasses"}
     losses = {
-        eyes: train_clip.value_loss(
-            embeddings,
-            train_clip.truth_table([behind_sunglasses | {"eyes": eyes}]),
-            directions,
-            torch.tensor(9.0),
-        ).item()
+        eyes: directions(embeddings, COLUMNS.truth([behind_sunglasses | {"eyes": eyes}])).item()
         for eyes in ("open", "closed")
     }
     assert losses["open"] == losses["closed"] > 0
@@ -235,10 +274,10 @@ def test_data_without_attributes(tmp_path: Path, avatars_zip: Path) -> None:
 
 def test_zero_shot_counts_visible_groups_only() -> None:
     """Embeddings by hand: a picture has a 1 for each of its values, a text for the value it names."""
-    values = train_clip.columns()
+    values = COLUMNS.names
     prompts = {
         template.format(prompt): values.index((group, value))
-        for group, entries in zero_shot.PROMPTS.items()
+        for group, entries in GRAMMAR.prompts.items()
         for value, texts in entries.items()
         for prompt in texts
         for template in zero_shot.TEMPLATES
@@ -250,13 +289,13 @@ def test_zero_shot_counts_visible_groups_only() -> None:
     attributes = [
         a | {"eyewear": "sunglasses" if i % 2 else "none"} for i, a in enumerate(some_attributes(20))
     ]
-    embeddings = train_clip.truth_table(attributes)
-    assert set(zero_shot.accuracy(embeddings, attributes, encode).values()) == {1.0}
+    embeddings = COLUMNS.truth(attributes)
+    assert set(zero_shot.accuracy(GRAMMAR, embeddings, attributes, encode).values()) == {1.0}
     wrong = [a | {"skin": "dark" if a["skin"] != "dark" else "pale"} for a in attributes]
-    figures = zero_shot.accuracy(embeddings, wrong, encode)
+    figures = zero_shot.accuracy(GRAMMAR, embeddings, wrong, encode)
     assert figures["skin"] == 0
     assert figures["eyes"] == 1
 
 
 def test_every_value_has_prompts() -> None:
-    assert [(g, v) for g, entries in zero_shot.PROMPTS.items() for v in entries] == train_clip.columns()
+    assert [(g, v) for g, entries in GRAMMAR.prompts.items() for v in entries] == COLUMNS.names

@@ -1,9 +1,10 @@
-"""Free-worded English captions of avatars, and what each of them claims.
+"""Free-worded English captions of a domain's pictures, and what each of them claims.
 
-A caption names one to six visible attributes in words of `lexicon.toml`, in varied order and in one of three
-styles: a list of tags ("red hair, sunglasses, happy"), a noun phrase ("a smiling man with a beard, on a pink
-background") or sentences ("She looks sad and wears a blue hoodie. Her hair is long."). Fillers such as man,
-woman or avatar are drawn independently of the attributes.
+A caption names one to six visible attributes in words of the domain's lexicon (`lexicons/NAME.toml`), in
+varied order and in one of three styles: a list of tags ("red hair, sunglasses, happy"), a noun phrase ("a
+smiling man with a beard, on a pink background") or sentences ("She looks sad and wears a blue hoodie. Her
+hair is long."). What is fixed here is English; everything else comes from the lexicon, whose head explains
+its entries.
 """
 
 import random
@@ -11,13 +12,14 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from clip2gan.domains.avatars import vocabulary as avatars
+LEXICONS = Path(__file__).with_name("lexicons")
 
 Claims = dict[str, tuple[str, ...]]
 """For each group that a text speaks of, the values of which the text is true."""
@@ -26,12 +28,26 @@ MAX_ATTRIBUTES = 6
 COUNT_WEIGHTS = (30, 24, 18, 13, 9, 6)  # how often a caption names one, two, ... six attributes
 COMBINE_COLOUR = 0.8  # "long red hair" rather than long hair here, red hair there
 LOOSE_SHARE = 0.12  # negations and other phrases that are true of several values
+TELLING_NOUN = 0.85  # "a little boy" rather than a person who is male and a child
+MOST_QUALIFIERS = 400  # joined words for a {c}, such as "wavy light brown"
 
-COLOUR_OF = {"hair": "hair_color", "facial_hair": "hair_color", "clothing": "clothing_color"}
-"""The group that {c} names in the phrases of another group."""
 
-COLOURLESS = ("bald", "hat", "none")
-"""The values on which the colour of COLOUR_OF does not show."""
+class GroupValues(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def values(self) -> tuple[str, ...]: ...
+
+
+class Vocabulary(Protocol):
+    """The attributes of a domain: a module such as `clip2gan.domains.avatars.vocabulary`."""
+
+    def groups(self) -> Mapping[str, GroupValues]: ...
+
+    def visible(self, attributes: Mapping[str, str]) -> dict[str, bool]:
+        """Whether each group can be seen, and is known, in a picture with these attributes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,27 +58,18 @@ class Caption:
     claims: Claims
 
 
-def caption(
-    attributes: Mapping[str, str], rng: np.random.Generator, num_attributes: int | None = None
-) -> Caption:
-    """A caption that names `num_attributes` (1 to 6; drawn when None) of the visible attributes.
+@cache
+def open_grammar(name: str) -> "Grammar":
+    """The grammar of the domain of this name, such as avatars.
 
-    Raises ValueError if `num_attributes` is out of range.
+    Raises ValueError when there is no lexicon of it.
     """
-    if num_attributes is not None and not 1 <= num_attributes <= MAX_ATTRIBUTES:
-        raise ValueError(f"num_attributes must be between 1 and {MAX_ATTRIBUTES}, not {num_attributes}")
-    # The standard library draws small numbers ten times as fast, and captions are drawn while training.
-    r = random.Random(int(rng.integers(2**63)))
-    count = num_attributes or r.choices(range(1, MAX_ATTRIBUTES + 1), COUNT_WEIGHTS)[0]
-    wordings = _choose_wordings(attributes, count, r)
-    text = _choose_style(len(wordings), r)(wordings, r)
-    claims: Claims = {}
-    for wording in wordings:
-        claims |= wording.claims
-    return Caption(_finish(text, r), claims)
-
-
-# Which attributes are named, and the words at hand for them
+    path = LEXICONS / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in LEXICONS.glob("*.toml")))
+        raise ValueError(f"there is no lexicon of a domain {name!r}; there are {known}")
+    vocabulary: Any = import_module(f"clip2gan.domains.{name}.vocabulary")
+    return Grammar(name, vocabulary, tomllib.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
@@ -75,37 +82,247 @@ class _Wording:
     colours: tuple[str, ...]
 
 
-def _choose_wordings(attributes: Mapping[str, str], count: int, r: random.Random) -> list[_Wording]:
-    """Choose `count` visible groups and a wording for each; colours often join what they colour."""
-    groups = r.sample([group for group, seen in avatars.visible(attributes).items() if seen], count)
-    only_beard = attributes["hair"] in COLOURLESS
-    if only_beard and "hair_color" in groups and "facial_hair" not in groups:
-        # The colour shows on the beard alone, so it cannot be named without it.
-        groups[groups.index("hair_color")] = "facial_hair"
-    wordings = []
-    for group, partner in _shuffled(COLOUR_OF.items(), r):
-        together = group in groups and partner in groups and attributes[group] not in COLOURLESS
-        if together and (r.random() < COMBINE_COLOUR or (only_beard and partner == "hair_color")):
-            groups.remove(group)
-            groups.remove(partner)
-            wordings.append(_coloured(group, attributes[group], attributes[partner]))
-    for group in groups:
-        loose = _loose(group, attributes[group])
-        wordings.append(
-            r.choice(loose) if loose and r.random() < LOOSE_SHARE else _exact(group, attributes[group])
+@dataclass(frozen=True)
+class _Nouns:
+    """Nouns that claim something, such as grandfather, and the possessive that goes with them.
+
+    They are at hand for pictures that show `claims`; `also` is claimed where it is known.
+    """
+
+    claims: Claims
+    also: Claims
+    their: str
+    nouns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a caption is made of.
+
+    Attributes:
+        wordings: of the attributes that the noun does not name.
+        noun: that claims something; None draws one that does not.
+        their: the possessive, his, her or their; None draws one.
+    """
+
+    wordings: list[_Wording]
+    noun: str | None = None
+    their: str | None = None
+
+
+class Grammar:
+    """Draws the captions of a domain.
+
+    Attributes:
+        name: the domain's.
+        vocabulary: its attributes.
+        lexicon: its words, as read from TOML.
+    """
+
+    def __init__(self, name: str, vocabulary: Vocabulary, lexicon: Mapping[str, Any]):
+        self.name, self.vocabulary, self.lexicon = name, vocabulary, lexicon
+        colours = lexicon["colour"]
+        self._colours_of: dict[str, list[str]] = colours["of"]
+        self._colourless: list[str] = colours["without"]
+        self._head: str | None = colours.get("head")
+        # A lexicon is looked up for every caption, so what was put together once is kept.
+        self._exact = cache(self._make_exact)
+        self._coloured = cache(self._make_coloured)
+        self._loose = cache(self._make_loose)
+
+    def caption(
+        self, attributes: Mapping[str, str], rng: np.random.Generator, num_attributes: int | None = None
+    ) -> Caption:
+        """A caption that names `num_attributes` (1 to 6; drawn when None) of the visible attributes.
+
+        Where fewer are visible, it names all of them; where none is, it is a text that claims nothing.
+        Raises ValueError if `num_attributes` is out of range.
+        """
+        if num_attributes is not None and not 1 <= num_attributes <= MAX_ATTRIBUTES:
+            raise ValueError(f"num_attributes must be between 1 and {MAX_ATTRIBUTES}, not {num_attributes}")
+        # The standard library draws small numbers ten times as fast, and captions are drawn while training.
+        r = random.Random(int(rng.integers(2**63)))
+        count = num_attributes or r.choices(range(1, MAX_ATTRIBUTES + 1), COUNT_WEIGHTS)[0]
+        seen = [group for group, shown in self.vocabulary.visible(attributes).items() if shown]
+        if not seen:
+            return Caption(r.choice(self.neutral_texts), {})
+        groups = r.sample(seen, min(count, len(seen)))
+        nouns = self._choose_nouns(attributes, groups, r)
+        claims: Claims = {} if nouns is None else {**nouns.claims, **nouns.also}
+        wordings = self._choose_wordings(attributes, [g for g in groups if g not in claims], r)
+        for wording in wordings:
+            claims |= wording.claims
+        if nouns is None:
+            plan = _Plan(wordings, their=None if not self._telling_nouns else "their")
+        else:
+            plan = _Plan(wordings, _pick(nouns.nouns, r), nouns.their)
+        text = _choose_style(len(wordings), r)(self, plan, r)
+        return Caption(_finish(text, r), claims)
+
+    @cached_property
+    def neutral_texts(self) -> tuple[str, ...]:
+        """Texts that are true of every picture."""
+        return _split(self.lexicon["neutral"])
+
+    @cached_property
+    def prompts(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Texts for each value, worded apart from the captions: group -> value -> texts."""
+        return {
+            group: {value: _split(texts) for value, texts in values.items()}
+            for group, values in self.lexicon["zero_shot"].items()
+        }
+
+    # Which attributes are named, and the words at hand for them
+
+    @cached_property
+    def _telling_nouns(self) -> tuple[_Nouns, ...]:
+        return tuple(
+            _Nouns(
+                _as_claims(entry["claims"]),
+                _as_claims(entry.get("also", {})),
+                entry["their"],
+                _split(entry["nouns"]),
+            )
+            for entry in self.lexicon.get("nouns", ())
         )
-    return _shuffled(wordings, r)
+
+    def _choose_nouns(
+        self, attributes: Mapping[str, str], groups: Sequence[str], r: random.Random
+    ) -> _Nouns | None:
+        """Nouns that name some of the groups, most often those that name the most; None where none does."""
+        shown = {group: attributes[group] for group in groups}
+        at_hand = [
+            entry
+            for entry in self._telling_nouns
+            if all(shown.get(group) in values for group, values in entry.claims.items())
+            and all(attributes.get(group, values[0]) in values for group, values in entry.also.items())
+        ]
+        if not at_hand or r.random() > TELLING_NOUN:
+            return None
+        chosen = r.choices(at_hand, [4 ** len(entry.claims) for entry in at_hand])[0]
+        known = {group: values for group, values in chosen.also.items() if group in attributes}
+        return _Nouns(chosen.claims, known, chosen.their, chosen.nouns)
+
+    def _choose_wordings(
+        self, attributes: Mapping[str, str], groups: list[str], r: random.Random
+    ) -> list[_Wording]:
+        """A wording for each group; colours often join what they colour."""
+        # The colour of a beard alone cannot be named without it.
+        only_beard = self._head is not None and attributes[self._head] in self._colourless
+        if only_beard and "hair_color" in groups and "facial_hair" not in groups:
+            groups[groups.index("hair_color")] = "facial_hair"
+        wordings = []
+        for group, partners in _shuffled(self._colours_of.items(), r):
+            joining = tuple(partner for partner in partners if partner in groups)
+            together = group in groups and joining and attributes[group] not in self._colourless
+            if together and (r.random() < COMBINE_COLOUR or (only_beard and "hair_color" in joining)):
+                for joined in (group, *joining):
+                    groups.remove(joined)
+                pairs = tuple((partner, attributes[partner]) for partner in joining)
+                wordings.append(self._coloured(group, attributes[group], pairs))
+        for group in groups:
+            loose = self._loose(group, attributes[group])
+            wordings.append(
+                r.choice(loose)
+                if loose and r.random() < LOOSE_SHARE
+                else self._exact(group, attributes[group])
+            )
+        return _shuffled(wordings, r)
+
+    def _make_exact(self, group: str, value: str) -> _Wording:
+        """The wording that is true of this value alone."""
+        entries = self.lexicon["phrases"][group]
+        own = _phrases(entries.get(value, {}))
+        general = _phrases(entries.get("any", {}))
+        phrases = {
+            role: _take_turns(general.get(role, ()), own.get(role, ()))
+            for role in dict.fromkeys([*general, *own])
+        }
+        if group in self._colours_of:
+            phrases = _without_colour(phrases)
+        return _Wording(group, {group: (value,)}, phrases, self._colour_words(group, value))
+
+    def _make_coloured(self, group: str, value: str, partners: tuple[tuple[str, str], ...]) -> _Wording:
+        """The wording that names a thing and its colour, such as a red beard."""
+        phrases = {
+            role: tuple(phrase for phrase in found if "{c}" in phrase)
+            for role, found in _phrases(self.lexicon["phrases"][group][value]).items()
+        }
+        colours = self._colour_words(*partners[0])
+        for partner in partners[1:]:
+            colours = _pair_up(colours, self._colour_words(*partner))
+        return _Wording(
+            group,
+            {group: (value,)} | {partner: (colour,) for partner, colour in partners},
+            {role: found for role, found in phrases.items() if found},
+            colours,
+        )
+
+    def _make_loose(self, group: str, value: str) -> tuple[_Wording, ...]:
+        """The wordings that are true of this value and of others."""
+        return tuple(
+            _Wording(
+                group,
+                {group: tuple(entry["values"])},
+                _without_colour(_phrases({k: v for k, v in entry.items() if k not in ("group", "values")})),
+                (),
+            )
+            for entry in self.lexicon["loose"]
+            if entry["group"] == group and value in entry["values"]
+        )
+
+    def _colour_words(self, group: str, value: str) -> tuple[str, ...]:
+        words = self.lexicon["colours"].get(group, {}).get(value)
+        return _split(words) if words else ()
+
+    # Nouns, and what takes their place
+
+    def noun(self, r: random.Random) -> tuple[str, str]:
+        """A noun that carries no attribute, and its possessive."""
+        their = r.choice(self._possessives)
+        if r.random() < 0.5:
+            return r.choice(self._fillers("plain", their)), their
+        return _pick(self._fillers("nouns", their), r), their
+
+    def subject(self, their: str, r: random.Random) -> str:
+        """What a sentence about somebody begins with."""
+        return r.choice(self._fillers("subjects", their))
+
+    def adjective(self, r: random.Random) -> str:
+        """An adjective that carries no attribute."""
+        return r.choice(self._fillers("adjectives"))
+
+    def opener(self, r: random.Random) -> str:
+        """What a noun phrase may begin with, such as "a photo of"."""
+        return _pick(self._fillers("openers"), r)
+
+    def possessive(self, r: random.Random) -> str:
+        return r.choice(self._possessives)
+
+    @cached_property
+    def _possessives(self) -> tuple[str, ...]:
+        return tuple(self.lexicon["fillers"]["subjects"])
+
+    @cached_property
+    def _split_fillers(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+        found = {}
+        for kind, entry in self.lexicon["fillers"].items():
+            parts = entry.items() if isinstance(entry, Mapping) else [("", entry)]
+            found |= {(kind, their): _split(text) for their, text in parts}
+        return found
+
+    def _fillers(self, kind: str, their: str = "") -> tuple[str, ...]:
+        return self._split_fillers[kind, their]
+
+
+def _as_claims(entry: Mapping[str, str | Sequence[str]]) -> Claims:
+    return {group: (v,) if isinstance(v, str) else tuple(v) for group, v in entry.items()}
 
 
 def _shuffled(items: Any, r: random.Random) -> list:
     shuffled = list(items)
     r.shuffle(shuffled)
     return shuffled
-
-
-@cache
-def _lexicon() -> dict[str, Any]:
-    return tomllib.loads(Path(__file__).with_name("lexicon.toml").read_text(encoding="utf-8"))
 
 
 def _phrases(entry: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -116,61 +333,16 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(phrase.strip() for phrase in text.split("|"))
 
 
-@cache
-def _exact(group: str, value: str) -> _Wording:
-    """The wording that is true of this value alone."""
-    entries = _lexicon()["phrases"][group]
-    own = _phrases(entries.get(value, {}))
-    general = _phrases(entries.get("any", {}))
-    phrases = {
-        role: _take_turns(general.get(role, ()), own.get(role, ()))
-        for role in dict.fromkeys([*general, *own])
-    }
-    if group in COLOUR_OF:
-        phrases = _without_colour(phrases)
-    return _Wording(group, {group: (value,)}, phrases, _colour_words(group, value))
-
-
-@cache
-def _coloured(group: str, value: str, colour: str) -> _Wording:
-    """The wording that names a thing and its colour, such as a red beard."""
-    phrases = {
-        role: tuple(phrase for phrase in found if "{c}" in phrase)
-        for role, found in _phrases(_lexicon()["phrases"][group][value]).items()
-    }
-    partner = COLOUR_OF[group]
-    return _Wording(
-        group,
-        {group: (value,), partner: (colour,)},
-        {role: found for role, found in phrases.items() if found},
-        _colour_words(partner, colour),
-    )
-
-
-@cache
-def _loose(group: str, value: str) -> tuple[_Wording, ...]:
-    """The wordings that are true of this value and of others."""
-    return tuple(
-        _Wording(
-            group,
-            {group: tuple(entry["values"])},
-            _without_colour(_phrases({k: v for k, v in entry.items() if k not in ("group", "values")})),
-            (),
-        )
-        for entry in _lexicon()["loose"]
-        if entry["group"] == group and value in entry["values"]
-    )
-
-
-def _colour_words(group: str, value: str) -> tuple[str, ...]:
-    words = _lexicon()["colours"].get(group, {}).get(value)
-    return _split(words) if words else ()
-
-
 def _take_turns(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
     """Both sequences, interleaved so that the common phrases of each stay in front; repeats are dropped."""
     paired = [phrase for pair in zip(first, second, strict=False) for phrase in pair]
     return tuple(dict.fromkeys([*paired, *first, *second]))
+
+
+def _pair_up(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    """Every word of `first` before every word of `second`, the common ones in front."""
+    pairs = sorted((i + j, f"{a} {b}") for i, a in enumerate(first) for j, b in enumerate(second))
+    return tuple(text for _, text in pairs[:MOST_QUALIFIERS])
 
 
 _SAYS_NOTHING_WITHOUT_COLOUR = re.compile(r"\{c\}($| and )|^\{c\} hair on ")
@@ -185,7 +357,7 @@ def _without_colour(phrases: Mapping[str, Sequence[str]]) -> dict[str, tuple[str
     return {role: found for role, found in bare.items() if found}
 
 
-# The styles: each makes one text of the wordings
+# The styles: each makes one text of a plan
 
 _TAG_ROLES = {"tag": 5.0, "adj": 1.5, "np": 2.0, "wear": 2.0, "dress": 2.0, "be": 0.5, "post": 0.5}
 _NOUN_ROLES = {
@@ -222,19 +394,10 @@ _AFTER_SUBJECT = {
     "wear": ("wears", "wears", "is wearing", "has on", "is in", "sports", "is seen in"),
     "dress": ("wears", "wears", "is wearing", "is dressed in", "has on", "is clad in", "is in"),
 }
-_SUBJECTS = {
-    "his": ("he", "he", "the man", "the guy", "a man", "the boy", "this man"),
-    "her": ("she", "she", "the woman", "the girl", "a woman", "the lady", "this woman"),
-    "their": ("the person", "this person", "someone", "a person", "the avatar", "the character", "the face"),
-}
 _PRONOUNS = {"his": "he", "her": "she", "their": "the person"}
-_PLAIN_NOUNS = {
-    "their": ("person", "face", "avatar"),
-    "his": ("man", "guy", "boy"),
-    "her": ("woman", "girl", "lady"),
-}
+_INTRODUCTIONS = ("this is", "this is", "here is", "you see", "it is", "the picture shows")
 
-_Style = Callable[[list[_Wording], random.Random], str]
+_Style = Callable[[Grammar, _Plan, random.Random], str]
 
 
 def _choose_style(num_wordings: int, r: random.Random) -> _Style:
@@ -260,28 +423,30 @@ def _say(wording: _Wording, weights: Mapping[str, float], r: random.Random) -> t
     return role, phrase
 
 
-def _tags(wordings: list[_Wording], r: random.Random) -> str:
-    their = r.choice((*_SUBJECTS, "the"))
+def _tags(grammar: Grammar, plan: _Plan, r: random.Random) -> str:
+    their = plan.their or r.choice(("his", "her", "their", "the"))
     tags = []
-    for wording in wordings:
+    for wording in plan.wordings:
         _, tag = _say(wording, _TAG_ROLES, r)
         if r.random() < 0.7:
             tag = tag.removeprefix("a ").removeprefix("an ")
         tags.append(tag.replace("{their}", their))
-    if r.random() < 0.2:
-        noun, _ = _noun(r)
+    if plan.noun is not None:
+        tags.insert(0 if r.random() < 0.7 else len(tags), plan.noun)
+    elif r.random() < 0.2:
+        noun, _ = grammar.noun(r)
         tags.insert(0 if r.random() < 0.7 else len(tags), noun)
     if len(tags) == 2 and r.random() < 0.4:
         return r.choice(_ANDS).join(tags)
     return r.choice(_SEPARATORS).join(tags)
 
 
-def _noun_phrase(wordings: list[_Wording], r: random.Random) -> str:
-    noun, their = _noun(r)
+def _noun_phrase(grammar: Grammar, plan: _Plan, r: random.Random) -> str:
+    noun, their = grammar.noun(r) if plan.noun is None else (plan.noun, plan.their or "their")
     adjectives: list[str] = []
     listed: dict[str, list[str]] = {"np": [], "wear": [], "dress": []}
     rest = []
-    for wording in wordings:
+    for wording in plan.wordings:
         role, phrase = _say(wording, _NOUN_ROLES, r)
         if role == "adj" and len(adjectives) < 2:
             adjectives.append(phrase)
@@ -299,44 +464,27 @@ def _noun_phrase(wordings: list[_Wording], r: random.Random) -> str:
         listed["np"] += listed.pop("wear")
     rest += [f"{r.choice(_AFTER_NOUN[role])} {_join(found, r)}" for role, found in listed.items() if found]
     separator = ", " if len(rest) > 1 and r.random() < 0.4 else " "
-    return separator.join([_head(adjectives, noun, r), *_shuffled(rest, r)]).replace("{their}", their)
+    head = _head(grammar, adjectives, noun, r)
+    return separator.join([head, *_shuffled(rest, r)]).replace("{their}", their)
 
 
-def _noun(r: random.Random) -> tuple[str, str]:
-    """A noun that carries no attribute, and its possessive."""
-    their = r.choice(tuple(_SUBJECTS))
-    if r.random() < 0.5:
-        return r.choice(_PLAIN_NOUNS[their]), their
-    return _pick(_filler_nouns(their), r), their
-
-
-@cache
-def _filler_nouns(their: str) -> tuple[str, ...]:
-    return _split(_lexicon()["fillers"]["nouns"][their])
-
-
-@cache
-def _fillers(kind: str) -> tuple[str, ...]:
-    return _split(_lexicon()["fillers"][kind])
-
-
-def _head(adjectives: list[str], noun: str, r: random.Random) -> str:
+def _head(grammar: Grammar, adjectives: list[str], noun: str, r: random.Random) -> str:
     """Article, adjectives and noun, perhaps after an opener: "a photo of a smiling man"."""
     if r.random() < 0.06:
-        adjectives = [r.choice(_fillers("adjectives")), *adjectives]
+        adjectives = [grammar.adjective(r), *adjectives]
     described = (", " if r.random() < 0.3 else " ").join(adjectives)
     if noun == "someone":
         head = f"someone {described}".rstrip()
     else:
         head = " ".join(filter(None, (r.choice(("a", "a", "a", "a", "a", "", "the")), described, noun)))
-    return f"{_pick(_fillers('openers'), r)} {head}" if r.random() < 0.35 else head
+    return f"{grammar.opener(r)} {head}" if r.random() < 0.35 else head
 
 
-def _sentences(wordings: list[_Wording], r: random.Random) -> str:
-    their = r.choice(tuple(_SUBJECTS))
+def _sentences(grammar: Grammar, plan: _Plan, r: random.Random) -> str:
+    their = plan.their or grammar.possessive(r)
     predicates = []
     clauses = []
-    for wording in wordings:
+    for wording in plan.wordings:
         role, phrase = _say(wording, _SENTENCE_ROLES, r)
         if role == "clause":
             clauses.append(phrase.replace("{their}", "the") if wording.group == "background" else phrase)
@@ -350,9 +498,13 @@ def _sentences(wordings: list[_Wording], r: random.Random) -> str:
             looks = wording.group == "expression" and role == "adj" and r.random() < 0.4
             predicates.append(f"{'looks' if looks else 'is'} {phrase}")
     sentences = []
+    subject = None if plan.noun is None else f"{r.choice(('the', 'a', 'this'))} {plan.noun}"
+    if subject and (not predicates or r.random() < 0.3):
+        sentences.append(f"{r.choice(_INTRODUCTIONS)} a {plan.noun}")
+        subject = _PRONOUNS[their]
     if predicates:
         half = (len(predicates) + 1) // 2 if len(predicates) > 2 and r.random() < 0.5 else len(predicates)
-        sentences.append(f"{r.choice(_SUBJECTS[their])} {_join(predicates[:half], r)}")
+        sentences.append(f"{subject or grammar.subject(their, r)} {_join(predicates[:half], r)}")
         if predicates[half:]:
             sentences.append(f"{_PRONOUNS[their]} {_join(predicates[half:], r)}")
     sentences = [sentence.replace("{their}", their) for sentence in sentences + clauses]

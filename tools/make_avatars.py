@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from stylegan2.files import atomic_path
-from tools import captions, domain
+from tools import domain
+from tools.captions import open_grammar
 
 PICTURES_PER_FOLDER = 1000
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold; a real date would change the bytes
@@ -35,7 +36,8 @@ def make_record(index: int, seed: int, num_captions: int) -> dict:
     attributes = domain.sample_attributes(rng)
     parts = domain.choose_parts(attributes, rng)
     words = np.random.default_rng(np.random.SeedSequence((seed, index, 1)))
-    texts = [captions.caption(attributes, words) for _ in range(num_captions)]
+    caption = open_grammar("avatars").caption
+    texts = [caption(attributes, words) for _ in range(num_captions)]
     return {
         "file": picture_name(index),
         "attributes": attributes,

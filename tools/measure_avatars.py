@@ -32,6 +32,7 @@ from clip2gan.evaluation.attributes import Verdicts, kept
 from clip2gan.evaluation.judge import judged_prompts
 from clip2gan.model import Model, to_tensor
 from tools import zero_shot
+from tools.captions import open_grammar
 from tools.dataset import Avatars, read_avatars
 from tools.make_avatars import make_pictures, write_zip
 
@@ -89,7 +90,9 @@ ROWS = (
 def clip_zero_shot(model: Model, renders: Avatars) -> dict[str, float]:
     """For each group, the share of renders (where it is visible) whose value CLIP names right."""
     parts = [model.clip.encode_images(to_unit(part).to(model.device)) for part in renders.images.split(100)]
-    return zero_shot.accuracy(torch.cat(parts), truths(renders), model.clip.encode_texts)
+    return zero_shot.accuracy(
+        open_grammar("avatars"), torch.cat(parts), truths(renders), model.clip.encode_texts
+    )
 
 
 def text_to_picture(

@@ -1,14 +1,16 @@
-"""Train the avatars' CLIP: open_clip's own CLIP class, from scratch, on drawn avatars and their captions.
+"""Train a domain's CLIP: open_clip's own class, from scratch, on pictures and captions of what they show.
 
     python -m tools.train_clip --data data/avatars.zip --test data/avatars-test.zip --out runs/clip \
         --export clip2gan/bundles/avatars/clip
+    python -m tools.train_clip --domain faces --data data/faces.zip --test data/faces-test.zip --out runs/clip
 
-The same command goes on where it was stopped. The shape of the model is `tools/avatars_clip.json`.
+The same command goes on where it was stopped. The shape of the model is `tools/DOMAIN_clip.json`, its words
+are those of `tools/lexicons/DOMAIN.toml`.
 
-What a picture shows is known exactly, and so is what a caption claims. The loss uses this twice:
+What a picture shows is known, or known to be unknown; so is what a caption claims. The loss uses it twice:
 
 - every picture of a batch is compared with every caption of it, and all true pairs count as positive, not
-  only the pairs drawn together;
+  only the pairs drawn together; pairs that may be true are left out;
 - both towers classify the attributes, by the same learned direction for each value. Small details such as
   eyes and mouths are found in minutes this way, and both towers meet in the same space from the start.
   The directions are thrown away in the end.
@@ -33,16 +35,15 @@ from torch import Tensor, nn
 from clip2gan.clip import ClipEncoder, save_local_dir
 from clip2gan.data.pictures import Pictures, open_pictures
 from clip2gan.devices import resolve_device
-from clip2gan.domains.avatars import vocabulary as avatars
 from stylegan2.layers import is_quick_in_half
 from stylegan2.processes import Processes
 from stylegan2.runs import RunFolder
 from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
 from stylegan2.training.schedule import rate_factor
-from tools import domain, zero_shot
-from tools.captions import Caption, Claims, caption
+from tools import zero_shot
+from tools.captions import Caption, Claims, Grammar, open_grammar
+from tools.claims import Columns
 
-MODEL_CONFIG = Path(__file__).with_name("avatars_clip.json")
 PREPROCESS_CONFIG = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
@@ -51,25 +52,8 @@ PREPROCESS_CONFIG = {
 }
 MAX_LOGIT_SCALE = 100.0  # as in the CLIP paper
 NEUTRAL_SHARE = 0.04
-NEUTRAL_TEXTS = (
-    "",
-    "a person",
-    "a face",
-    "a portrait",
-    "an avatar",
-    "a cartoon",
-    "a man",
-    "a woman",
-    "a girl",
-    "a guy",
-    "someone",
-    "a picture of a person",
-    "a photo of a face",
-    "a portrait of a woman",
-    "a cartoon of a man",
-    "a drawing of a face",
-)
 VOCABULARY_SAMPLE = 50_000  # captions that decide which tokens the model knows
+LEFT_OUT = -1e4  # a logit that weighs nothing in a softmax
 UNKNOWN_SHARE = 0.25  # captions into which unknown words are put
 
 
@@ -78,6 +62,7 @@ class Settings:
     """What decides the result of a training; fixed for the life of a run."""
 
     model: Mapping[str, Any]
+    domain: str = "avatars"
     images: int = 96_000
     batch: int = 64
     captions: int = 2
@@ -89,48 +74,6 @@ class Settings:
     @property
     def steps(self) -> int:
         return self.images // self.batch
-
-
-# What is true of what
-
-
-def columns() -> list[tuple[str, str]]:
-    """Every (group, value) of the domain, in a fixed order: the columns of the tables below."""
-    return [(group.name, value) for group in avatars.groups().values() for value in group.values]
-
-
-def truth_table(attributes: Sequence[Mapping[str, str]]) -> Tensor:
-    """1 where a picture visibly shows a value, else 0: float32 [N, columns]."""
-    index = {column: i for i, column in enumerate(columns())}
-    table = torch.zeros(len(attributes), len(index))
-    for row, shown in zip(table, attributes, strict=True):
-        for group, seen in avatars.visible(shown).items():
-            row[index[group, shown[group]]] = float(seen)
-    return table
-
-
-def claim_table(claims: Sequence[Claims]) -> Tensor:
-    """1 for the values that a text allows in the groups it speaks of, else 0: float32 [N, columns]."""
-    index = {column: i for i, column in enumerate(columns())}
-    table = torch.zeros(len(claims), len(index))
-    for row, claim in zip(table, claims, strict=True):
-        row[[index[group, value] for group, values in claim.items() for value in values]] = 1
-    return table
-
-
-def by_group(table: Tensor) -> tuple[Tensor, ...]:
-    """The columns of each group: views [N, values]."""
-    return table.split([len(group.values) for group in avatars.groups().values()], dim=1)
-
-
-def positives(shown: Tensor, claimed: Tensor) -> Tensor:
-    """Which texts are wholly true of which pictures: bool [N, M] of a truth table and a claim table.
-
-    A picture shows at most one value of a group, so all claims of a text are true where the picture shows
-    as many of the allowed values as the text speaks of groups.
-    """
-    groups_claimed = torch.stack([part.any(1) for part in by_group(claimed)]).sum(0)
-    return shown @ claimed.T == groups_claimed
 
 
 # Texts
@@ -147,7 +90,8 @@ class Tokenizer:
         size: numbers in use.
     """
 
-    def __init__(self, context_length: int, vocabulary: Tensor | None = None):
+    def __init__(self, grammar: Grammar, context_length: int, vocabulary: Tensor | None = None):
+        self._grammar = grammar
         self._open_clip = SimpleTokenizer(context_length=context_length)
         self._room = context_length - 2
         self.vocabulary = self._used_by_captions() if vocabulary is None else vocabulary
@@ -163,7 +107,8 @@ class Tokenizer:
         """
         if rng.random() < NEUTRAL_SHARE:
             claims: Claims = {}
-            ids = self._open_clip.encode(NEUTRAL_TEXTS[rng.integers(len(NEUTRAL_TEXTS))])
+            neutral = self._grammar.neutral_texts
+            ids = self._open_clip.encode(neutral[rng.integers(len(neutral))])
         else:
             drawn, ids = self._draw_fitting(attributes, rng)
             claims = drawn.claims
@@ -185,16 +130,25 @@ class Tokenizer:
         self, attributes: Mapping[str, str], rng: np.random.Generator
     ) -> tuple[Caption, list[int]]:
         while True:
-            drawn = caption(attributes, rng)
+            drawn = self._grammar.caption(attributes, rng)
             ids = self._open_clip.encode(drawn.text)
             if len(ids) <= self._room:  # a caption that is cut would claim what cannot be read
                 return drawn, ids
 
     def _used_by_captions(self) -> Tensor:
         rng = np.random.default_rng(0)
-        texts = [caption(domain.sample_attributes(rng), rng).text for _ in range(VOCABULARY_SAMPLE)]
-        ids = {i for text in (*texts, *NEUTRAL_TEXTS) for i in self._open_clip.encode(text)}
+        texts = [self._grammar.caption(self._sample(rng), rng).text for _ in range(VOCABULARY_SAMPLE)]
+        ids = {i for text in (*texts, *self._grammar.neutral_texts) for i in self._open_clip.encode(text)}
         return torch.tensor(sorted(ids | set(self._open_clip.all_special_ids)))
+
+    def _sample(self, rng: np.random.Generator) -> dict[str, str]:
+        """A value of each group, independently; a vocabulary may say how often."""
+        return {
+            group.name: group.values[
+                int(rng.choice(len(group.values), p=getattr(group, "probabilities", None)))
+            ]
+            for group in self._grammar.vocabulary.groups().values()
+        }
 
 
 def make_model(config: Mapping[str, Any], vocabulary_size: int) -> Any:
@@ -266,7 +220,7 @@ class Data:
 
 
 def open_data(path: Path, size: int) -> Data:
-    """The pictures and attributes of a zip made by `tools.make_avatars`.
+    """The pictures and attributes of a zip made by `tools.make_avatars` or `tools.faces.make_data`.
 
     Raises ValueError when the zip has no dataset.json, or one that does not speak of all pictures.
     """
@@ -283,7 +237,9 @@ def open_data(path: Path, size: int) -> Data:
 # Training
 
 
-def contrastive_loss(images: Tensor, texts: Tensor, positive: Tensor, logit_scale: Tensor) -> Tensor:
+def contrastive_loss(
+    images: Tensor, texts: Tensor, positive: Tensor, logit_scale: Tensor, undecided: Tensor | None = None
+) -> Tensor:
     """CLIP's loss with several positives: cross entropy to a uniform choice among the true pairs.
 
     Args:
@@ -291,47 +247,41 @@ def contrastive_loss(images: Tensor, texts: Tensor, positive: Tensor, logit_scal
         texts: [M, D] unit embeddings.
         positive: bool [N, M] with at least one true pair in every row and every column.
         logit_scale: factor of the cosines.
+        undecided: bool [N, M], pairs that are left out; none of them is positive.
     """
     logits = logit_scale * images @ texts.T
+    if undecided is not None:
+        logits = logits.masked_fill(undecided, LEFT_OUT)
     targets = positive.to(logits.dtype)
     per_image = (F.log_softmax(logits, 1) * targets / targets.sum(1, keepdim=True)).sum(1)
     per_text = (F.log_softmax(logits, 0) * targets / targets.sum(0, keepdim=True)).sum(0)
     return -(per_image.mean() + per_text.mean()) / 2
 
 
-def value_loss(embeddings: Tensor, targets: Tensor, directions: Tensor, scale: Tensor) -> Tensor:
-    """Cross entropy of every group's values, classified by their cosine with one direction each.
-
-    Args:
-        embeddings: [N, D] unit embeddings.
-        targets: [N, columns], for each group a distribution over its values, or zeros to leave it out.
-        directions: [columns, D], of any length.
-        scale: factor of the cosines.
-    """
-    logits = scale * embeddings @ F.normalize(directions, dim=1).T
-    log_p = torch.cat([F.log_softmax(part, dim=1) for part in by_group(logits)], dim=1)
-    return -(targets * log_p).sum(1).mean() / len(avatars.groups())
-
-
-def claim_targets(claimed: Tensor) -> Tensor:
-    """Distributions for `value_loss`: even among the allowed values, or among all of a group not claimed."""
-    parts = []
-    for part in by_group(claimed):
-        allowed = torch.where(part.any(1, keepdim=True), part, 1.0)
-        parts.append(allowed / allowed.sum(1, keepdim=True))
-    return torch.cat(parts, dim=1)
-
-
 class ValueDirections(nn.Module):
-    """What `value_loss` learns besides the model: [columns, D] directions and the factor of the cosines."""
+    """A classifier of every group's values, by their cosines with one direction each.
 
-    def __init__(self, embed_dim: int):
+    Attributes:
+        directions: [columns, D], of any length.
+        log_scale: log of the factor of the cosines.
+    """
+
+    def __init__(self, columns: Columns, embed_dim: int):
         super().__init__()
-        self.directions = nn.Parameter(torch.randn(len(columns()), embed_dim) / embed_dim**0.5)
+        self.columns = columns
+        self.directions = nn.Parameter(torch.randn(len(columns), embed_dim) / embed_dim**0.5)
         self.log_scale = nn.Parameter(torch.tensor(log(20.0)))
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
-        return value_loss(embeddings, targets, self.directions, self.log_scale.exp())
+        """Cross entropy, mean over embeddings and groups.
+
+        Args:
+            embeddings: [N, D] unit embeddings.
+            targets: [N, columns], for each group a distribution over its values, or zeros to leave it out.
+        """
+        logits = self.log_scale.exp() * embeddings @ F.normalize(self.directions, dim=1).T
+        log_p = torch.cat([F.log_softmax(part, dim=1) for part in self.columns.by_group(logits)], dim=1)
+        return -(targets * log_p).sum(1).mean() / self.columns.num_groups
 
 
 def make_optimizer(settings: Settings, *modules: nn.Module) -> torch.optim.AdamW:
@@ -380,11 +330,14 @@ class _Training:
     def __init__(self, settings: Settings, data: Data, device: torch.device, test: Data | None):
         torch.manual_seed(settings.seed)
         self.settings, self.data, self.device, self.test = settings, data, device, test
-        self.tokenizer = Tokenizer(settings.model["text_cfg"]["context_length"])
+        self.grammar = open_grammar(settings.domain)
+        self.columns = Columns(self.grammar.vocabulary)
+        self.tokenizer = Tokenizer(self.grammar, settings.model["text_cfg"]["context_length"])
         self.model = make_model(settings.model, self.tokenizer.size).to(device).train()
-        self.values = ValueDirections(settings.model["embed_dim"]).to(device)
+        self.values = ValueDirections(self.columns, settings.model["embed_dim"]).to(device)
         self.optimizer = make_optimizer(settings, self.model, self.values)
-        self.truth = truth_table(data.attributes)
+        self.truth = self.columns.truth(data.attributes)
+        self.unknown = self.columns.unknown(data.attributes)
 
     def task(self) -> Task:
         return Task(
@@ -403,19 +356,20 @@ class _Training:
         tokens = [numbers for numbers, _ in texts]
         halves = [tokenizer.pad(half) for half in (tokens[: len(tokens) // 2], tokens[len(tokens) // 2 :])]
         images = augment(self.data.pictures.batch(chosen.tolist()), step.random)
-        shown, claimed = self.truth[chosen], claim_table([claims for _, claims in texts])
+        shown, claimed = self.truth[chosen], self.columns.claims([claims for _, claims in texts])
+        positive = self.columns.positives(shown, claimed).to(device)
+        undecided = self.columns.undecided(shown, self.unknown[chosen], claimed).to(device)
 
         def losses(turn: int) -> Terms:
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
                 of_images = self.model.encode_image(images.to(device))
                 of_texts = torch.cat([encode_texts(self.model, half.to(device)) for half in halves])
             of_images, of_texts = (F.normalize(x.float(), dim=-1) for x in (of_images, of_texts))
-            positive = positives(shown, claimed).to(device)
             scale = self.model.logit_scale.exp()
             return {
-                "contrastive": (1.0, contrastive_loss(of_images, of_texts, positive, scale)),
+                "contrastive": (1.0, contrastive_loss(of_images, of_texts, positive, scale, undecided)),
                 "images": (1.0, self.values(of_images, shown.to(device))),
-                "texts": (1.0, self.values(of_texts, claim_targets(claimed).to(device))),
+                "texts": (1.0, self.values(of_texts, self.columns.claim_targets(claimed).to(device))),
             }
 
         rate = rate_factor(step.index, settings.steps, ramp=max(settings.steps // 20, 1), end=0.0)
@@ -429,22 +383,25 @@ class _Training:
         return with_all_tokens(self.model, self.settings.model, self.tokenizer.vocabulary)
 
     def _measure(self, done: int) -> dict[str, float]:
-        return {} if self.test is None else zero_shot_figures(as_encoder(self.whole()), self.test)
+        if self.test is None:
+            return {}
+        encoder = as_encoder(self.whole(), self.grammar.name)
+        return zero_shot_figures(self.grammar, encoder, self.test)
 
 
-def as_encoder(model: Any) -> ClipEncoder:
-    """A whole model as an encoder, which freezes it."""
+def as_encoder(model: Any, name: str) -> ClipEncoder:
+    """A whole model as an encoder of this name, which freezes it."""
     config = {**PREPROCESS_CONFIG, "size": model.visual.image_size}
-    return ClipEncoder(model, SimpleTokenizer(context_length=model.context_length), config, "avatars")
+    return ClipEncoder(model, SimpleTokenizer(context_length=model.context_length), config, name)
 
 
 @torch.no_grad()
-def zero_shot_figures(encoder: ClipEncoder, test: Data) -> dict[str, float]:
+def zero_shot_figures(grammar: Grammar, encoder: ClipEncoder, test: Data) -> dict[str, float]:
     """Zero-shot accuracy on the test pictures: the mean over the groups, and each group's."""
     batches = torch.arange(len(test.pictures)).split(250)
     pixels = (test.pictures.batch(indices).float() / 127.5 - 1 for indices in batches)
     embeddings = torch.cat([encoder.encode_images(batch) for batch in pixels])
-    figures = zero_shot.accuracy(embeddings, test.attributes, encoder.encode_texts)
+    figures = zero_shot.accuracy(grammar, embeddings, test.attributes, encoder.encode_texts)
     return {"zero_shot": sum(figures.values()) / len(figures)} | {
         f"zero_shot/{group}": figure for group, figure in figures.items()
     }
@@ -454,8 +411,11 @@ EXISTING = click.Path(exists=True, path_type=Path)
 
 
 @click.command(help=__doc__)
-@click.option("--data", type=EXISTING, required=True, help="Zip of avatars to learn from.")
-@click.option("--test", type=EXISTING, help="Zip of avatars to measure zero-shot accuracy on.")
+@click.option("--domain", default=Settings.domain, show_default=True, help="Whose lexicon and model shape.")
+@click.option(
+    "--data", type=EXISTING, required=True, help="Zip of pictures to learn from, with dataset.json."
+)
+@click.option("--test", type=EXISTING, help="Such a zip to measure zero-shot accuracy on.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option(
     "--export", type=click.Path(path_type=Path), help="Folder for the result, in open_clip's format."
@@ -465,11 +425,12 @@ EXISTING = click.Path(exists=True, path_type=Path)
 @click.option("--captions", type=click.IntRange(1), default=Settings.captions, help="Captions a picture.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=Settings.lr, show_default=True)
 @click.option("--bf16/--no-bf16", default=None, help="Compute in bfloat16.  [default: where it is quick]")
-@click.option("--model", type=EXISTING, default=MODEL_CONFIG, help="Another config of the model.")
+@click.option("--model", type=EXISTING, help="Config of the model.  [default: tools/DOMAIN_clip.json]")
 @click.option("--save-seconds", type=click.FloatRange(0), default=120.0, help="Time between checkpoints.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--seed", type=click.IntRange(0), default=Settings.seed, show_default=True)
 def main(
+    domain: str,
     data: Path,
     test: Path | None,
     out: Path,
@@ -479,18 +440,19 @@ def main(
     captions: int,
     lr: float,
     bf16: bool | None,
-    model: Path,
+    model: Path | None,
     save_seconds: float,
     device: str,
     seed: int,
 ) -> None:
-    config = json.loads(model.read_text())
-    where = resolve_device(device)
-    if bf16 is None:
-        bf16 = is_quick_in_half(where)
-    settings = Settings(config, images, batch, captions, lr, bf16=bf16, seed=seed)
-    size = config["vision_cfg"]["image_size"]
     try:
+        where = resolve_device(device)
+        if bf16 is None:
+            bf16 = is_quick_in_half(where)
+        open_grammar(domain)
+        config = json.loads((model or Path(__file__).with_name(f"{domain}_clip.json")).read_text())
+        settings = Settings(config, domain, images, batch, captions, lr, bf16=bf16, seed=seed)
+        size = config["vision_cfg"]["image_size"]
         run = RunFolder.open(out, {"command": "train_clip", "data": data.name, **asdict(settings)})
         trained = train(
             settings,

