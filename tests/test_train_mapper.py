@@ -18,13 +18,13 @@ from torch import nn
 
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import open_pictures
-from clip2gan.gap import Knn, Noise, load_gap
+from clip2gan.gap import Knn, Noise, fit_gap, load_gap
 from clip2gan.mappers import load_mapper
 from clip2gan.model import load
 from clip2gan.settings import override
 from clip2gan.training.mapper import train_mapper
 from clip2gan.training.presets import PRESETS, LossWeights, MapperTraining
-from clip2gan.training.validation import Validation, held_out
+from clip2gan.training.validation import Validation, _rank, held_out
 from stylegan2 import save_generator
 from stylegan2.processes import Processes
 from stylegan2.runs import RunFolder
@@ -260,7 +260,25 @@ def test_texts_that_do_not_steer_are_warned_of(
 ):
     monkeypatch.setattr("clip2gan.training.validation.PREVIEW_PROMPTS", 12)
     train(tmp_path / "run", tiny_clip)
-    assert "texts do not steer this model" in caplog.text  # a random CLIP
+    assert "texts hardly steer this model" in caplog.text  # a random CLIP
+
+
+@pytest.mark.parametrize(("rank", "deaf"), [(0.5, True), (0.6, True), (0.75, False), (1.0, False)])
+def test_a_prompt_counts_once_whatever_its_number_of_pictures(
+    tiny_clip: ClipEncoder, rank: float, deaf: bool
+) -> None:
+    gap = fit_gap("none", *[torch.eye(16)] * 2, 10.0)
+    validation = Validation.draw(SMALL, make_generator(), tiny_clip, [], gap, ["a thing"])
+    validation.prompts = [f"a picture of thing {index}" for index in range(12)]
+    assert validation.warn_if_deaf(rank) == deaf
+
+
+def test_pictures_that_are_all_the_same_rank_their_own_prompts_as_chance_does() -> None:
+    own = torch.arange(12).repeat_interleave(4)
+    cosines = torch.rand(12, generator=torch.Generator().manual_seed(0)).expand(48, -1)
+    assert _rank(cosines, own) == pytest.approx(0.5)
+    assert _rank(torch.nn.functional.one_hot(own, 12).float(), own) == 1.0
+    assert _rank(torch.zeros(48, 12), own) == 0.5
 
 
 def test_the_learning_rate_rises_and_falls_in_each_phase(tiny_clip: ClipEncoder, tmp_path: Path):

@@ -1,6 +1,7 @@
 """The `clip2gan` command: one file a subcommand, each imported only when it is asked for."""
 
 import difflib
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -100,6 +101,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     An error is one line on stderr; `--traceback` shows where it came from.
     """
     argv = list(sys.argv[1:] if args is None else args)
+    for package in ("clip2gan", "stylegan2"):
+        logging.getLogger(package).handlers = [_Warnings(logging.WARNING)]
     try:
         sys.exit(group.main(argv or ["--help"], prog_name="clip2gan", standalone_mode=False) or 0)
     except click.UsageError as error:
@@ -111,6 +114,13 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         _fail(error, argv, "interrupted; what was finished is kept, nothing is half-written", 1)
     except Exception as error:
         _fail(error, argv, describe(error), 1)
+
+
+class _Warnings(logging.Handler):
+    """The library's warnings as the command's own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"Warning: {' '.join(record.getMessage().split())}", err=True)
 
 
 def describe(error: Exception) -> str:

@@ -230,7 +230,7 @@ class _Training:
         write_png(self.run.samples / f"{done:08d}.png", sheet, {"prompts": validation.prompts})
         figures |= validation.reconstruction(self.average)
         if not self._warned and 2 * done >= self.config.warmup_steps + self.config.steps:
-            self._warned = validation.warn_if_deaf(figures["text_top1"])
+            self._warned = validation.warn_if_deaf(figures["text_rank"])
         if figures.get(SCORE, -math.inf) > self.state.get(SCORE, -math.inf):
             self.state[SCORE] = figures[SCORE]
             save_mapper(self.average, self.run.path / "checkpoints" / BEST)

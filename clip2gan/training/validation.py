@@ -96,7 +96,8 @@ class Validation:
     def preview(self, mapper: Mapper) -> tuple[Image.Image, dict[str, float]]:
         """A sheet with a row for each prompt and a column for each seed from 0, and what CLIP says of it.
 
-        text_cosine: of a prompt and its pictures; text_top1: the share of pictures nearest to their prompt.
+        text_cosine: of a prompt and its pictures; text_top1: the share of pictures nearest to their prompt;
+        text_rank: the share of other prompts that are less near to a picture than its own, 0.5 by chance.
         """
         e_texts = self.clip.encode_texts(self.prompts)
         images = []
@@ -109,21 +110,36 @@ class Validation:
         figures = {
             "text_cosine": clip_score(seen, e_texts[own]),
             "text_top1": r_precision(seen, e_texts, own),
+            "text_rank": _rank(seen @ e_texts.T, own),
         }
         return contact_sheet(images, PREVIEW_SEEDS), figures
 
-    def warn_if_deaf(self, top1: float) -> bool:
-        """Warn when not more previews are nearest to their own prompt than chance (two deviations) has it.
+    def warn_if_deaf(self, text_rank: float) -> bool:
+        """Warn when previews are hardly nearer to their own prompts than chance (two deviations) has it.
 
-        Returns whether it did.
+        Pictures of one prompt are much alike, so a prompt counts once. Returns whether it did.
         """
         choices = len(self.prompts)
-        chance, pictures = 1 / choices, choices * PREVIEW_SEEDS
-        deaf = choices > 1 and top1 <= chance + 2 * (chance * (1 - chance) / pictures) ** 0.5
+        if choices < 2:
+            return False
+        deviation = ((choices + 1) / (12 * (choices - 1)) / choices) ** 0.5  # of a mean of uniform ranks
+        deaf = text_rank <= 0.5 + 2 * deviation
         if deaf:
             logger.warning(
-                f"texts do not steer this model: CLIP finds {top1 * pictures:.0f} of {pictures} previews "
-                f"nearest to their own prompt, and chance would {chance * pictures:.0f}; are CLIP, generator "
-                "and prompts of one domain?"
+                "texts hardly steer this model: a preview is nearer to its own prompt than to "
+                f"{text_rank:.0%} of the others, where chance has 50%; are CLIP, generator and prompts of "
+                "one domain?"
             )
         return deaf
+
+
+def _rank(cosines: Tensor, own: Tensor) -> float:
+    """The mean share of other texts that are less near, for pictures in rows and their own texts [N].
+
+    Texts that are equally near count half.
+    """
+    if cosines.shape[1] < 2:
+        return 1.0
+    mine = cosines.gather(1, own[:, None])
+    less, equal = (cosines < mine).sum(1), (cosines == mine).sum(1) - 1
+    return ((less + equal / 2) / (cosines.shape[1] - 1)).mean().item()
