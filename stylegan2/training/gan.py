@@ -42,7 +42,7 @@ FLOW_SHARE = 0.25  # of the mapping phase
 FLOW_LR = 1e-3
 # The mapping network's stored weights are 100 times what is used, so its steps must be as much longer.
 MAPPING_LR = 2.0
-MAPPING_PAIRS = 150_000
+MAPPING_PAIRS, PAIRS_PER_STEP = 150_000, 32  # at most, and for each step that learns from them
 
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -301,7 +301,8 @@ class _Training:
     def _pairs(self) -> Pairs:
         """What the flow has learnt; it does not change any more."""
         config = self.config
-        count = min(MAPPING_PAIRS, config.mapping_steps * MAPPING_BATCH)
+        steps = config.mapping_steps - int(FLOW_SHARE * config.mapping_steps)
+        count = min(MAPPING_PAIRS, max(MAPPING_BATCH, steps * PAIRS_PER_STEP))
         return Pairs(self.networks.flow, config.generator.z_dim, count, step_generator(config.seed, -1))
 
     def _fit_flow(self, step: Step) -> Updates:
