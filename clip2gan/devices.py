@@ -1,10 +1,13 @@
-"""Which device a computation runs on, and at which precision a training does."""
+"""Which device a computation runs on, at which precision, and how much of it at once."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+BATCH_PIXELS = 2**18  # that a CPU is given at once: more gains it little
+BYTES_PER_PIXEL = 1024  # that drawing a picture takes on a GPU, at most
+MOST_AT_ONCE = 256
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")  # of a training's forward passes
 
 
@@ -42,3 +45,23 @@ def resolve_precision(name: str, device: "torch.device") -> str:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "fp16"
     return "bf16" if is_quick_in_half(device) else "fp32"
+
+
+def pictures_at_once(resolution: int, device: "torch.device", learning: bool = False) -> int:
+    """How many pictures of this many pixels a side frozen networks are given at once.
+
+    A GPU gets what fills a quarter of its free memory, a CPU 64 pictures of 64 px or one of 512.
+
+    Args:
+        resolution: of the pictures.
+        device: where the networks are.
+        learning: gradients are kept, which takes four times the memory.
+    """
+    import torch
+
+    pixels = BATCH_PIXELS
+    if device.type == "cuda":
+        pixels = max(pixels, torch.cuda.mem_get_info(device)[0] // 4 // BYTES_PER_PIXEL)
+    if learning:
+        pixels //= 4
+    return min(max(1, pixels // resolution**2), MOST_AT_ONCE)

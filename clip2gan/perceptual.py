@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 LPIPS_TRUNKS = {"lpips-vgg": "vgg", "lpips-alex": "alex", "lpips-squeeze": "squeeze"}
-LPIPS_LEAST = 64  # pixels; the trunks halve a picture several times
+LPIPS_LEAST, LPIPS_MOST = 64, 256  # pixels: trunks halve a picture several times; its patches were of 64
 FACE_BOX = (0.125, 0.137, 0.859, 0.871)  # left, top, right, bottom of the face in an FFHQ-aligned picture
 FACE_SIZE = 112  # pixels, of ArcFace
 
 
 def lpips_distance(kind: str, device: str | torch.device = "cpu", random_trunk: bool = False) -> Distance:
     """LPIPS (Zhang et al. 2018, equation 1), averaged over a batch; 0 if equal.
+
+    Pictures of more than 256 px are shrunk to these first.
 
     Args:
         kind: a key of `LPIPS_TRUNKS`.
@@ -59,7 +61,7 @@ def lpips_distance(kind: str, device: str | torch.device = "cpu", random_trunk: 
     network = network.eval().requires_grad_(False).to(device)
 
     def distance(x: Tensor, y: Tensor) -> Tensor:
-        return network(_at_least(x, LPIPS_LEAST), _at_least(y, LPIPS_LEAST)).mean()
+        return network(_within(x), _within(y)).mean()
 
     return distance
 
@@ -122,10 +124,12 @@ def _input_size(model: "ModelProto") -> int:
     return dimensions[3].dim_value or FACE_SIZE if len(dimensions) == 4 else FACE_SIZE
 
 
-def _at_least(images: Tensor, size: int) -> Tensor:
-    if images.shape[-1] >= size:
+def _within(images: Tensor) -> Tensor:
+    """Pictures of a size that LPIPS was made for."""
+    size = min(max(images.shape[-1], LPIPS_LEAST), LPIPS_MOST)
+    if images.shape[-1] == size:
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False)
+    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def _one_line(error: Exception) -> str:

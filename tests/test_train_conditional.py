@@ -12,6 +12,7 @@ import torch
 from conftest import Run, make_generator
 from PIL import Image
 
+from clip2gan import devices
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import Captioned, open_captioned
 from clip2gan.gap import TextSide, load_gap
@@ -258,7 +259,7 @@ def test_pictures_are_encoded_some_at_a_time(
     encoder = from_file(state, None, 16).encoder
     assert encoder is not None
     whole = text_mapping.encode_all(encoder, data, CPU, tmp_path / "whole")
-    monkeypatch.setattr(text_mapping, "BATCH_PIXELS", 3 * 32 * 32)
+    monkeypatch.setattr(devices, "BATCH_PIXELS", 3 * 32 * 32)
     sizes: list[int] = []
     encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     parts = text_mapping.encode_all(encoder, data, CPU, tmp_path / "parts")

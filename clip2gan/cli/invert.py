@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     help="By optimisation (closest), or by the model's encoder (fast).",
 )
 @click.option(
-    "--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures to optimise together."
+    "--batch",
+    type=click.IntRange(1),
+    help="Pictures to optimise together.  [default: by their size and the device, 8 at most]",
 )
 @click.option(
     "--tune",
@@ -71,7 +73,7 @@ def command(
     *,
     image: Path,
     source: Literal["invert", "encoder"],
-    batch: int,
+    batch: int | None,
     tune: bool,
     steps: int | None,
     model: str,
@@ -101,6 +103,7 @@ def command(
     inverter = load_model(model, device, mapper, precision, compiled)
     import torch
 
+    from clip2gan.devices import pictures_at_once
     from clip2gan.editing.inversion import save_latents
     from clip2gan.editing.session import invert_pictures
     from clip2gan.images import read_picture
@@ -109,6 +112,8 @@ def command(
     with blame("--source"):
         inverter.check_source(source)
     config = with_steps(inverter.domain.inversion, steps)
+    if batch is None:
+        batch = min(8, pictures_at_once(inverter.resolution, inverter.device, learning=True))
     torch.manual_seed(seed)
     settings = {"source": source, "steps": config.steps if source == "invert" else None, "seed": seed}
     report = Report("invert", {**inverter.provenance(), **settings}, as_json)

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
+from clip2gan.devices import pictures_at_once
 from clip2gan.domain import Domain
 from stylegan2 import Generator
 from stylegan2.files import load_tensors, save_tensors
 from stylegan2.runs import step_generator
 
 SHARD = 1024  # rows of a shard
-BATCH_PIXELS = 2**18  # pixels of the pictures that are in memory at once
 
 
 class Sharing(Protocol):
@@ -65,7 +65,7 @@ def draw_samples(
         w = generator.mapping(z, None if c is None else c[: stop - start])[:, 0]
         pictures = (
             generator.synthesis(part[:, None].expand(-1, generator.num_ws, -1))
-            for part in w.split(_batch_size(generator.config.img_resolution))
+            for part in w.split(pictures_at_once(generator.config.img_resolution, clip.device))
         )
         return {"w": w, "embeddings": torch.cat([clip.encode_images(part) for part in pictures])}
 
@@ -84,7 +84,7 @@ def embed_pictures(
     }
 
     def make(start: int, stop: int) -> dict[str, Tensor]:
-        parts = torch.arange(start, stop).split(_batch_size(pictures.resolution))
+        parts = torch.arange(start, stop).split(pictures_at_once(pictures.resolution, clip.device))
         images = (to_floats(pictures.batch(part)).to(clip.device) for part in parts)
         return {"embeddings": torch.cat([clip.encode_images(part) for part in images])}
 
@@ -182,7 +182,3 @@ def _read_shard(path: Path, header: Mapping[str, Any]) -> dict[str, Tensor] | No
     except (FileNotFoundError, ValueError):  # not made yet, or damaged: a cache is made again
         return None
     return tensors if found == header else None
-
-
-def _batch_size(resolution: int) -> int:
-    return max(1, BATCH_PIXELS // resolution**2)

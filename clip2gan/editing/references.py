@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from clip2gan.data.samples import draw_samples, shards
+from clip2gan.devices import pictures_at_once
 from clip2gan.editing.directions import Memory
 from stylegan2.checkpoints.download import cache_folder
 from stylegan2.runs import step_generator
 
 if TYPE_CHECKING:
     from clip2gan.model import Model
-
-BATCH_PIXELS = 2**18  # pixels of the pictures that are in memory at once
 
 
 def reference_memory(model: "Model") -> Memory:
@@ -38,6 +37,6 @@ def reference_memory(model: "Model") -> Memory:
 def embed_random(model: "Model", start: int, stop: int) -> dict[str, Tensor]:
     """The "embeddings" [stop - start, D] of random pictures."""
     ws = model.random_ws(stop - start, step_generator(0, -1 - start))
-    parts = ws.split(max(1, BATCH_PIXELS // model.resolution**2))
+    parts = ws.split(pictures_at_once(model.resolution, model.device))
     images = (model.draw_ws(part) for part in parts)
     return {"embeddings": torch.cat([model.clip.encode_images(image) for image in images])}

@@ -28,12 +28,13 @@ from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import Captioned
 from clip2gan.data.samples import plain_prompts, to_floats
+from clip2gan.devices import pictures_at_once
 from clip2gan.gap import Noise, TextSide
 from clip2gan.training.gan_losses import guidance, mismatched
 from clip2gan.training.gan_presets import GanTraining
 from clip2gan.training.memory import largest_part
 from clip2gan.training.start import Start
-from clip2gan.training.text_mapping import TextMapping, at_once, encode_all, new_flow
+from clip2gan.training.text_mapping import TextMapping, encode_all, new_flow
 from stylegan2 import Generator, GeneratorConfig, save_generator
 from stylegan2.discriminator import MINIBATCH_STD_GROUP, Discriminator, copy_trunk
 from stylegan2.layers import half_dtype
@@ -411,7 +412,7 @@ class _Training:
         seeds = torch.Generator().manual_seed(0)
         z = torch.randn(PREVIEW_SEEDS, self.shape.z_dim, generator=seeds).repeat(count, 1)
         noise_mode = "const" if self.config.noise else "none"
-        number = at_once(self.shape.img_resolution)
+        number = pictures_at_once(self.shape.img_resolution, self.device)
         parts = zip(z.to(self.device).split(number), c.split(number), strict=True)
         images = torch.cat([generator(*part, noise_mode=noise_mode) for part in parts])
         save_grid(

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from clip2gan.data.captioned import Captioned
-from clip2gan.data.samples import BATCH_PIXELS, Sharing, shards, to_floats, weights_fingerprint
+from clip2gan.data.samples import Sharing, shards, to_floats, weights_fingerprint
+from clip2gan.devices import pictures_at_once
 from stylegan2 import Generator
 from stylegan2.discriminator import Encoder
 from stylegan2.generator import normalize_second_moment
@@ -58,11 +59,6 @@ def new_flow(generator: Generator) -> Flow:
     return Flow(generator.config.w_dim, FLOW_BLOCKS, generator.config.c_dim)
 
 
-def at_once(resolution: int) -> int:
-    """How many pictures of this size networks that do not learn are given at once."""
-    return max(1, BATCH_PIXELS // resolution**2)
-
-
 @torch.no_grad()
 def encode_all(
     encoder: Encoder, data: Captioned, device: torch.device, cache: Path, processes: Sharing | None = None
@@ -75,7 +71,7 @@ def encode_all(
     }
 
     def make(start: int, stop: int) -> dict[str, Tensor]:
-        parts = torch.arange(start, stop).split(at_once(encoder.config.img_resolution))
+        parts = torch.arange(start, stop).split(pictures_at_once(encoder.config.img_resolution, device))
         images = (to_floats(data.batch(part.tolist())).to(device) for part in parts)
         return {"w": torch.cat([encoder(part) for part in images])}
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
-from clip2gan.data.samples import BATCH_PIXELS, to_floats
+from clip2gan.data.samples import to_floats
+from clip2gan.devices import pictures_at_once
 from clip2gan.evaluation.metrics import clip_score, r_precision
 from clip2gan.gap import Gap
 from clip2gan.images import contact_sheet, to_picture
@@ -75,7 +76,7 @@ class Validation:
         valid_l1: mean absolute difference on [-1, 1]; valid_cosine: of CLIP's embeddings.
         """
         errors, cosines = [], []
-        size = max(1, BATCH_PIXELS // self.generator.config.img_resolution**2)
+        size = pictures_at_once(self.generator.config.img_resolution, self.clip.device)
         sources = [
             self.generator.synthesis(part, noise_mode="const") for part in self.ws.split(size) if len(part)
         ]
