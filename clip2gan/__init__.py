@@ -9,8 +9,9 @@ Importing this package is quick: torch and the rest load with the first use of a
 """
 
 import warnings
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from stylegan2.lazy import lazy_names
 
 if TYPE_CHECKING:
     from clip2gan.editing.session import EditSession
@@ -29,15 +30,14 @@ _HOMES = {
     "load_mapper": "clip2gan.mappers",
     "save_mapper": "clip2gan.mappers",
 }
+_find = lazy_names(__name__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name == "Clip2Gan":  # goes with release 0.2
         warnings.warn("clip2gan.Clip2Gan is called clip2gan.Model now", DeprecationWarning, stacklevel=2)
         name = "Model"
-    if name not in _HOMES:
-        raise AttributeError(f"module 'clip2gan' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return _find(name)
 
 
 def __dir__() -> list[str]:

@@ -2,3 +2,4 @@
 
 TRUNCATION = 0.7
 SMALL = 128  # pixels along a side, up to which generators and pictures count as small
+LPIPS = ("lpips-vgg", "lpips-alex", "lpips-squeeze")  # networks of LPIPS, by the names of their options

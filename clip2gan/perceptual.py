@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip2gan.defaults import LPIPS
 from clip2gan.losses import cosine_distance
 from stylegan2.files import check_finite
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
-LPIPS_TRUNKS = {"lpips-vgg": "vgg", "lpips-alex": "alex", "lpips-squeeze": "squeeze"}
+LPIPS_TRUNKS = {kind: kind.removeprefix("lpips-") for kind in LPIPS}
 LPIPS_LEAST, LPIPS_MOST = 64, 256  # pixels: trunks halve a picture several times; its patches were of 64
 FACE_BOX = (0.125, 0.137, 0.859, 0.871)  # left, top, right, bottom of the face in an FFHQ-aligned picture
 FACE_SIZE = 112  # pixels, of ArcFace

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from torch import Tensor
+from stylegan2.settings import check_size
 
-from stylegan2.files import check_size
+if TYPE_CHECKING:
+    from torch import Tensor
 
-NoiseMode = Literal["const", "random", "none"] | Callable[[int], Tensor]
+NoiseMode = Literal["const", "random", "none"] | Callable[[int], "Tensor"]
 Architecture = Literal["skip", "orig", "resnet", "mobile"]
 # Bounds on configurations, which come in files from strangers: on sizes, and on numbers of layers.
 LARGEST = 2**16
@@ -106,7 +107,7 @@ class GeneratorConfig:
         return resolution >= max(self.img_resolution * 2 // 2**self.num_fp16_res, 8)
 
 
-def check_synthesis_input(ws: Tensor, num_ws: int, w_dim: int, noise_mode: NoiseMode) -> None:
+def check_synthesis_input(ws: "Tensor", num_ws: int, w_dim: int, noise_mode: NoiseMode) -> None:
     """Raise ValueError unless ws is [N, num_ws, w_dim] and noise_mode is one of `NoiseMode`."""
     if ws.ndim != 3 or ws.shape[1:] != (num_ws, w_dim):
         raise ValueError(f"ws must be [N, {num_ws}, {w_dim}], got {list(ws.shape)}")

@@ -162,12 +162,6 @@ class WithoutData(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def check_size(name: str, value: object, least: int, most: int) -> None:
-    """Raise ValueError unless `value` is a whole number in this range."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
-
-
 def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Raise ValueError unless `tensors` have exactly the names and shapes of the module's own."""
     own = module.state_dict()

@@ -83,3 +83,49 @@ def test_captioned_training_begins_from_scratch(
     assert "init: None\n" in out
     assert "mapping_steps: 0\n" in out
     assert run(*command, "--preset", "finetune", "--out", tmp_path / "run")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "wrong"),
+    [
+        ("train-mapper", "batch", 0),
+        ("train-mapper", "lr", 0),
+        ("train-mapper", "schedule", "linear"),
+        ("train-encoder", "batch", 0),
+        ("train-encoder", "lr", 0),
+        ("train-encoder", "precision", "int8"),
+        ("train-gan", "r1_gamma", -1),
+        ("train-gan", "batch", 0),
+        ("train-gan", "adversarial_lr", 0),
+    ],
+)
+def test_an_option_and_set_have_the_same_limits(
+    run: Run, pictures: Path, command: str, name: str, wrong: object, tmp_path: Path
+) -> None:
+    data = ["--data", pictures] if command == "train-gan" else []
+    flag = f"--{name.replace('_', '-')}"
+    for option, given in ((flag, wrong), ("--set", f"{name}={wrong}")):
+        code, out, err = run(command, *data, option, given, "--out", tmp_path / "run")
+        assert (code, out) == (2, "")
+        assert err.startswith(f"Error: Invalid value for '{option}': ")
+        assert str(wrong) in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_plain_training_of_a_gan_takes_any_setting(run: Run, pictures: Path, tmp_path: Path) -> None:
+    command = ("train-gan", "--data", pictures, "--dry-run", "--out", tmp_path / "run")
+    changes = ("--set", "latent_noise=0.25", "--set", "generator.mapping_layers=4", "--batch", 5)
+    code, _, err = run(*command, *changes)
+    assert code == 0, err
+    for shown in ('"latent_noise": 0.25', '"mapping_layers": 4', '"batch": 5'):
+        assert shown in err
+    assert run(*command, "--set", "nothing=1")[0] == 2
+
+
+@pytest.mark.parametrize("option", ["--clip", "--max-memory", "--steps", "--clip-weight"])
+def test_options_of_captions_have_no_meaning_without_them(
+    run: Run, pictures: Path, option: str, tmp_path: Path
+) -> None:
+    code, _, err = run("train-gan", "--data", pictures, option, 3, "--out", tmp_path / "run")
+    assert code == 2
+    assert f"{option} has no meaning with --condition none" in err

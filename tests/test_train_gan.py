@@ -14,7 +14,8 @@ from clip2gan.cli.train_gan import command
 from stylegan2 import Discriminator, GeneratorConfig, load_generator
 from stylegan2.runs import RunFolder
 from stylegan2.training import TrainingConfig, averaged_networks, train
-from stylegan2.training.losses import Focus, r1_penalty, reconstruction_loss
+from stylegan2.training.config import Focus
+from stylegan2.training.losses import r1_penalty, reconstruction_loss
 from stylegan2.training.mapping import Flow, Pairs
 
 CPU = torch.device("cpu")

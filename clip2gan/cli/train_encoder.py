@@ -1,19 +1,25 @@
 """`clip2gan train-encoder`: the fast start of inversion."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from clip2gan.cli._common import Finite, blame, device_option, resolve_device, seed_option
+from clip2gan.cli._common import blame, device_option, model_option, resolve_device
+from clip2gan.cli._options import (
+    configure,
+    parse_assignments,
+    preset_option,
+    run_options,
+    setting_options,
+)
+from clip2gan.cli._runs import show_settings
 from clip2gan.defaults import SMALL
-from clip2gan.devices import PRECISIONS, resolve_precision
+from clip2gan.devices import resolve_precision
+from clip2gan.training.encoder_presets import PRESETS
 
-if TYPE_CHECKING:
-    from clip2gan.training.encoder import EncoderTraining
-
-AVATARS = "avatars"
 EXAMPLE = """
 Example:
 
@@ -28,68 +34,34 @@ end encoder.safetensors and bundle/: the model, with the encoder.
 
 
 @click.command(epilog=EXAMPLE)
-@click.option(
-    "--model",
-    default=AVATARS,
-    show_default=True,
-    metavar="NAME|FOLDER|hf-hub:ORG/NAME",
-    help="The model to make an encoder for.",
-)
-@click.option(
-    "--data",
-    multiple=True,
-    metavar="sampled|DIR|ZIP|SHARDS",
-    help="Pictures to learn from: drawn from the generator, or given; several are mixed.  [default: sampled]",
-)
-@click.option("--preset", help="Settings to start from: small or large.  [default: by size]")
-@click.option("--steps", type=click.IntRange(1), help="Training steps.")
-@click.option("--batch", type=click.IntRange(1), help="Pictures in a step.")
-@click.option("--lr", type=Finite(0, min_open=True), help="Learning rate.")
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="Precision of forward passes; auto: 16 bit where the device is quick in it.  [default: auto]",
-)
-@click.option(
-    "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any setting that --dry-run shows."
-)
-@click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@model_option
+@preset_option(PRESETS, f"Settings to start from: small or large.  [default: small up to {SMALL} px]")
+@setting_options(PRESETS, "data", "steps", "batch", "lr", "precision")
+@run_options
 @device_option
-@seed_option
+@setting_options(PRESETS, "seed")
 def command(
     *,
     model: str,
-    data: tuple[str, ...],
     preset: str | None,
-    steps: int | None,
-    batch: int | None,
-    lr: float | None,
-    precision: str | None,
+    given: Mapping[str, Any],
     assignments: tuple[str, ...],
     dry_run: bool,
     out: Path,
     device: str,
-    seed: int,
 ) -> None:
     """Train an encoder from pictures to latents on the generator's own samples."""
     from clip2gan.bundle import add_encoder, load_bundle, locate_bundle
 
     with blame("--model"):
         folder = locate_bundle(model)
-    options = {
-        "data": data or None,
-        "steps": steps,
-        "batch": batch,
-        "lr": lr,
-        "precision": precision,
-        "seed": seed,
-    }
-    config = _configuration(preset or "small", options, assignments)
+    assigned = parse_assignments(assignments)
+    config = configure(PRESETS[preset or "small"], given, assigned)
 
     from clip2gan.data.pictures import open_pictures
     from clip2gan.data.samples import weights_fingerprint
-    from clip2gan.training.encoder import RESULT, SAMPLED, train_encoder, untrained_encoder
+    from clip2gan.training.encoder import RESULT, train_encoder, untrained_encoder
+    from clip2gan.training.settings import SAMPLED
     from stylegan2.processes import Processes
     from stylegan2.runs import RunFolder
 
@@ -97,8 +69,8 @@ def command(
     where = processes.device
     bundle = load_bundle(str(folder), where)
     resolution = bundle.generator.config.img_resolution
-    if preset is None:
-        config = _configuration("small" if resolution <= SMALL else "large", options, assignments)
+    if preset is None and resolution > SMALL:
+        config = configure(PRESETS["large"], given, assigned)
     config = replace(config, precision=resolve_precision(config.precision, where))
     pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
     with blame("--set"):
@@ -110,11 +82,7 @@ def command(
         "pictures": [source.summary() for source in pictures],
         **config.flat(),
     }
-    tell = click.echo if processes.is_first else lambda line: None
-    for name, value in settings.items():
-        tell(f"{name}: {value}")
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    tell(f"an encoder of {parameters:,} parameters, trained on {processes.count} x {where}")
+    show_settings(settings, "an encoder", encoder, processes)
     with blame("--batch"):
         processes.rows(config.shares(config.batch))  # can they be shared?
     if dry_run:
@@ -125,16 +93,3 @@ def command(
     if processes.is_first:
         add_encoder(folder, out / RESULT, out / "bundle", out.name or None)
         click.echo(f"wrote {out / 'bundle'}")
-
-
-def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str, ...]) -> "EncoderTraining":
-    """The preset, changed by the options that were given and by --set."""
-    from clip2gan.settings import override, parse_assignment
-    from clip2gan.training.encoder import PRESETS
-
-    if preset not in PRESETS:
-        message = f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}"
-        raise click.BadParameter(message, param_hint="'--preset'")
-    config = override(PRESETS[preset], {name: value for name, value in options.items() if value is not None})
-    with blame("--set"):
-        return override(config, dict(parse_assignment(text) for text in assignments))

@@ -1,5 +1,6 @@
 """`clip2gan train-mapper`: the bridge from CLIP's embeddings to a generator's latents."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,23 +8,33 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clip2gan.cli._common import (
-    Finite,
     blame,
     device_option,
     fetch_progress,
     require_clip,
     resolve_device,
-    seed_option,
     sha256_option,
     warn,
 )
+from clip2gan.cli._options import (
+    configure,
+    parse_assignments,
+    preset_option,
+    run_options,
+    setting_options,
+)
+from clip2gan.cli._runs import show_settings
 from clip2gan.defaults import SMALL
-from clip2gan.devices import PRECISIONS, resolve_precision
+from clip2gan.devices import resolve_precision
 from clip2gan.generators import check_generator, is_bundle, locate_generator
+from clip2gan.noise import C3_NOISE
+from clip2gan.training.presets import PRESETS, default_preset
+from clip2gan.training.settings import SAMPLED
 
 if TYPE_CHECKING:
     from clip2gan.domain import Domain
-    from clip2gan.training.presets import MapperTraining
+    from clip2gan.training.settings import MapperTraining
+    from stylegan2.processes import Processes
 
 AVATARS = "avatars"
 EXAMPLE = """
@@ -44,8 +55,9 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
     "generator_source",
     default=AVATARS,
     show_default=True,
-    metavar="avatars|FILE|URL",
-    help="The frozen StyleGAN2: any checkpoint that `clip2gan convert` reads, or its https address.",
+    metavar="NAME|FILE|URL",
+    help="The frozen StyleGAN2: a model's name, any checkpoint that `clip2gan convert` reads, or its https "
+    "address.",
 )
 @sha256_option
 @click.option(
@@ -54,117 +66,40 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
     metavar="ARCH[:PRETRAINED|:FILE]|hf-hub:ID|local-dir:DIR|MODEL",
     help="The frozen CLIP.  [default: that of the model whose generator is taken; else it must be given]",
 )
-@click.option(
-    "--mapper",
-    "kind",
-    metavar="mlp|flow|diffusion",
-    help="Kind of the mapper.  [default: the preset's, or mlp]",
-)
-@click.option(
-    "--data",
-    multiple=True,
-    metavar="sampled|DIR|ZIP|SHARDS",
-    help="What is reconstructed: pictures drawn from the generator, or given; several are mixed.  "
-    "[default: sampled]",
-)
-@click.option(
-    "--preset",
-    metavar="NAME",
-    help="Settings to start from: small or large, small-flow, ..., or a paper's: clip2gan, clip-flow, "
+@preset_option(
+    PRESETS,
+    "Settings to start from: small or large, small-flow, ..., or a paper's: clip2gan, clip-flow, "
     "clip2latent.  [default: by kind of mapper and size of generator]",
 )
-@click.option(
-    "--steps",
-    type=click.IntRange(0),
-    help="Steps through the generator; of flow and diffusion, which have none, on cached pairs.",
+@setting_options(
+    PRESETS,
+    *("mapper", "data", "steps", "batch", "lr", "accumulate", "schedule", "precision", "perceptual"),
+    *("identity", "gap", "samples", "prompts"),
+    defaults={"mapper": "mlp, or the preset's", "prompts": "the domain's"},
 )
-@click.option("--batch", type=click.IntRange(1), help="Pictures, or pairs, in a step.")
-@click.option("--lr", type=Finite(0, min_open=True), help="Learning rate.")
-@click.option("--accumulate", type=click.IntRange(1), help="Parts to compute a batch in, to save memory.")
-@click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="How the learning rate changes.")
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="Precision of forward passes; auto: 16 bit where the device is quick in it.  [default: auto]",
-)
-@click.option(
-    "--perceptual",
-    type=click.Choice(["clip", "lpips-vgg", "lpips-alex", "lpips-squeeze"]),
-    help="Network of the perceptual term; those of LPIPS are fetched.",
-)
-@click.option(
-    "--identity",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="FILE.onnx",
-    help="A face recogniser like ArcFace's, for the identity term.",
-)
-@click.option(
-    "--gap",
-    help="Remedy for the modality gap: none, shift, collapse, c3, whiten, memory, knn or posterior.",
-)
-@click.option("--samples", type=click.IntRange(1), help="Pairs of latent and embedding to draw beforehand.")
-@click.option(
-    "--prompts",
-    type=click.Path(),
-    help="Plain texts about the domain, one a line.  [default: the domain's]",
-)
-@click.option(
-    "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any setting that --dry-run shows."
-)
-@click.option("--dry-run", is_flag=True, help="Print the settings and stop.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@run_options
 @device_option
-@seed_option
+@setting_options(PRESETS, "seed")
 def command(
     *,
     generator_source: str,
     sha256: str | None,
     clip_spec: str | None,
-    kind: str | None,
-    data: tuple[str, ...],
     preset: str | None,
-    steps: int | None,
-    batch: int | None,
-    lr: float | None,
-    accumulate: int | None,
-    schedule: str | None,
-    precision: str | None,
-    perceptual: str | None,
-    identity: str | None,
-    gap: str | None,
-    samples: int | None,
-    prompts: str | None,
+    given: Mapping[str, Any],
     assignments: tuple[str, ...],
     dry_run: bool,
     out: Path,
     device: str,
-    seed: int,
 ) -> None:
     """Train a mapper on pictures alone, by reconstruction through the frozen generator."""
     with blame("--generator"):
         check_generator(generator_source)
-    from clip2gan.training.presets import default_preset
-
-    options = {
-        "mapper": kind,
-        "data": data or None,
-        "steps": steps,
-        "batch": batch,
-        "lr": lr,
-        "accumulate": accumulate,
-        "schedule": schedule,
-        "precision": precision,
-        "perceptual": perceptual,
-        "identity": identity,
-        "gap": gap,
-        "samples": samples,
-        "prompts": prompts,
-        "seed": seed,
-    }
     if clip_spec is None and is_bundle(generator_source):
         clip_spec = generator_source
     clip_spec = require_clip(clip_spec)
-    config = _configuration(preset or default_preset(kind or "mlp", SMALL), options, assignments)
+    assigned = parse_assignments(assignments)
+    config = _configuration(preset or default_preset(given.get("mapper", "mlp"), SMALL), given, assigned)
 
     from clip2gan.bundle import bundled_models, read_config
     from clip2gan.bundle.locate import clip_of
@@ -173,7 +108,6 @@ def command(
     from clip2gan.data.samples import weights_fingerprint
     from clip2gan.training.mapper import train_mapper, untrained_mapper
     from clip2gan.training.objective import Networks
-    from clip2gan.training.presets import SAMPLED
     from stylegan2 import load_generator
     from stylegan2.processes import Processes
     from stylegan2.runs import RunFolder
@@ -190,7 +124,7 @@ def command(
         clip = ClipEncoder.load(spec, where)
     resolution = generator.config.img_resolution
     if preset is None:
-        config = _configuration(default_preset(config.mapper, resolution), options, assignments)
+        config = _configuration(default_preset(config.mapper, resolution), given, assigned)
     config = replace(config, precision=resolve_precision(config.precision, where))
     with blame("--data"):
         pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
@@ -205,18 +139,8 @@ def command(
         **_digests({"prompts": config.prompts, "identity": config.identity}),
         **config.flat(),
     }
-    tell = click.echo if processes.is_first else lambda line: None
-    for name, value in settings.items():
-        tell(f"{name}: {value}")
-    parameters = sum(parameter.numel() for parameter in mapper.parameters())
-    tell(f"a mapper of {parameters:,} parameters, trained on {processes.count} x {where}")
-    for option, sizes, steps_of in (
-        ("--set warmup_batch", [config.warmup_batch], config.warmup_steps),
-        ("--batch", config.parts(), config.steps),
-    ):
-        if steps_of:
-            with blame(option):
-                processes.rows(sizes, 0, config.accumulate)  # can they be shared?
+    show_settings(settings, "a mapper", mapper, processes)
+    _check_shares(config, processes)
     if dry_run:
         return
     networks = Networks.load(config, where)
@@ -224,16 +148,31 @@ def command(
         run = RunFolder.open(out, settings)
     if processes.is_first:
         list_skipped(pictures, out)
-    if processes.is_first and not domain.prompts:
-        warn(
-            "this domain has no texts; plain ones about nothing in particular serve for the gap and the "
-            "previews; --prompts FILE (a few dozen short texts, one a line) does better"
-        )
+        _warn_without_prompts(domain)
     bundle = train_mapper(config, generator, clip, pictures, run, domain=domain, networks=networks)
     if processes.is_first:
         for figure in read_config(bundle).figures:
             click.echo(f"{figure['what']}: {figure['value']}")
         click.echo(f"wrote {bundle}")
+
+
+def _check_shares(config: "MapperTraining", processes: "Processes") -> None:
+    """Raise click.BadParameter for a batch that the processes cannot share."""
+    for option, sizes, steps in (
+        ("--set warmup_batch", [config.warmup_batch], config.warmup_steps),
+        ("--batch", config.parts(), config.steps),
+    ):
+        if steps:
+            with blame(option):
+                processes.rows(sizes, 0, config.accumulate)
+
+
+def _warn_without_prompts(domain: "Domain") -> None:
+    if not domain.prompts:
+        warn(
+            "this domain has no texts; plain ones about nothing in particular serve for the gap and the "
+            "previews; --prompts FILE (a few dozen short texts, one a line) does better"
+        )
 
 
 def _digests(files: dict[str, str | None]) -> dict[str, str]:
@@ -255,36 +194,28 @@ def _domain(generator_source: str, name: str, prompts: str | None) -> "Domain":
     return domain if prompts is None else replace(domain, prompts=tuple(plain_prompts(prompts)))
 
 
-def _configuration(preset: str, options: dict[str, Any], assignments: tuple[str, ...]) -> "MapperTraining":
+def _configuration(preset: str, given: Mapping[str, Any], assigned: Mapping[str, Any]) -> "MapperTraining":
     """The preset, changed by the options that were given and by --set."""
     from clip2gan import gap, mappers
-    from clip2gan.settings import check_settings, override, parse_assignment
-    from clip2gan.training.presets import PRESETS
+    from clip2gan.settings import check_settings
 
-    if preset not in PRESETS:
-        message = f"unknown preset {preset!r}; choose from {', '.join(PRESETS)}"
-        raise click.BadParameter(message, param_hint="'--preset'")
     base = PRESETS[preset]
-    given = {name: value for name, value in options.items() if value is not None}
+    options = dict(given)
     if base.steps == 0:  # the mapper learns from cached pairs alone
-        given = {
-            f"warmup_{name}" if name in ("steps", "batch", "lr") else name: given[name] for name in given
+        options = {
+            f"warmup_{name}" if name in ("steps", "batch", "lr") else name: value
+            for name, value in given.items()
         }
-    with blame("--set"):
-        assigned = dict(parse_assignment(text) for text in assignments)
+    chosen = {**options, **assigned}
     for kind in ("mapper", "gap"):  # settings are those of the preset's own kind
-        if (assigned | given).get(kind) not in (None, getattr(base, kind)):
-            given[f"{kind}_settings"] = {}
-    if (assigned | given).get("gap") == gap.C3.kind:
-        given["noise"] = gap.C3_NOISE
-    with blame("--steps"):
-        config = override(base, given)
-    with blame("--set"):
-        config = override(config, assigned)
+        if chosen.get(kind) not in (None, getattr(base, kind)):
+            options[f"{kind}_settings"] = {}
+    if chosen.get("gap") == gap.C3.kind:
+        options["noise"] = C3_NOISE
+    config = configure(base, options, assigned)
     for name, kinds in (("mapper", mappers.KINDS), ("gap", gap.KINDS)):
-        chosen = getattr(config, name)
-        if chosen not in kinds:
-            message = f"unknown {name} {chosen!r}; choose from {', '.join(kinds)}"
+        if getattr(config, name) not in kinds:
+            message = f"unknown {name} {getattr(config, name)!r}; choose from {', '.join(kinds)}"
             raise click.BadParameter(message, param_hint=f"'--{name}'")
     with blame("--set"):
         check_settings(gap.KINDS[config.gap], config.gap_settings, f"gap {config.gap!r}")

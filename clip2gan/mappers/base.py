@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from stylegan2.files import check_size
+from stylegan2.settings import check_size
 
 # Bounds on numbers of layers and the like; lengths may be 65536.
 LARGEST = {"layers": 256, "steps": 256, "blocks": 256, "num_ws": 128, "sampling_steps": 10_000}

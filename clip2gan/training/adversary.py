@@ -9,39 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from clip2gan.training.settings import AdversaryConfig
 from stylegan2 import Discriminator, Generator
 from stylegan2.training.engine import Terms
 from stylegan2.training.losses import discriminator_loss, generator_loss, r1_penalty
-
-KINDS = ("wgan-gp", "logistic")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdversaryConfig:
-    """Settings of the discriminator and its loss.
-
-    Attributes:
-        kind: "wgan-gp", the paper's (Gulrajani et al. 2017): a critic whose gradient has length 1; or
-            "logistic", StyleGAN2's, with R1.
-        lr: of its Adam.
-        penalty: weight of the gradient's penalty: 10 in WGAN-GP; of R1, gamma / 2.
-        interval: the penalty is taken at every such step only, and counts so many times as much.
-        channel_base: of the discriminator's width, as the generator's; 0: as wide as the generator.
-    """
-
-    kind: str = "logistic"
-    lr: float = 1e-3
-    penalty: float = 5.0
-    interval: int = 4
-    channel_base: int = 0
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown adversary {self.kind!r}; choose from {', '.join(KINDS)}")
-        if self.interval < 1:
-            raise ValueError(f"adversary.interval must be at least 1, got {self.interval}")
-        if self.lr <= 0 or self.penalty < 0:
-            raise ValueError("adversary.lr must be above 0 and adversary.penalty 0 or more")
 
 
 @dataclass

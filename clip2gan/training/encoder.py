@@ -10,9 +10,6 @@ A stopped run goes on exactly: all randomness of a step comes from (seed, step).
 import dataclasses
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,98 +17,22 @@ from torch import Tensor
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.pictures import Pictures
 from clip2gan.data.samples import to_floats
-from clip2gan.devices import PRECISIONS, resolve_precision
+from clip2gan.devices import resolve_precision
 from clip2gan.editing.encoder import LatentEncoder, encoder_for, save_encoder
 from clip2gan.images import contact_sheet, to_picture, write_png
 from clip2gan.losses import feature_distance, pixel_l1
-from clip2gan.settings import flatten
+from clip2gan.training.settings import SAMPLED, EncoderTraining, EncoderWeights
 from stylegan2 import Generator
 from stylegan2.processes import Processes
 from stylegan2.runs import RunFolder, step_generator
 from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
 from stylegan2.training.schedule import rate_factor
 
-SAMPLED = "sampled"  # the data source that is the generator itself
 RAMP_STEPS = 100  # over which the learning rate rises
 STATISTICS = 4096  # latents that are drawn for their mean and deviation
 PREVIEWS = 10  # over a run
 PREVIEW_PICTURES = 16
 RESULT = "encoder.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderWeights:
-    """Weights of the terms; one that is 0 is not computed.
-
-    Attributes:
-        latent: squared distance of standardised latents, where they are known.
-        pixel_l1: absolute difference of pictures at four scales.
-        perceptual: distance in the features of CLIP's image tower.
-    """
-
-    latent: float = 0.5
-    pixel_l1: float = 1.0
-    perceptual: float = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderTraining:
-    """Settings of a training.
-
-    Attributes:
-        data: "sampled" (drawn from the generator), or the name of a folder or zip; several are mixed.
-        channel_base: of the encoder, see `EncoderConfig`.
-        channel_max: likewise.
-        weights: of the loss terms.
-        steps: how many.
-        batch: pictures in each of them.
-        lr: learning rate at first; it falls to a tenth.
-        ema: how much of the averaged weights a step keeps; the average is what is stored in the end.
-        precision: of the forward passes, see `clip2gan.devices.resolve_precision`.
-        seed: where all random numbers come from.
-    """
-
-    data: tuple[str, ...] = (SAMPLED,)
-    channel_base: int = 16384
-    channel_max: int = 256
-    weights: EncoderWeights = field(default_factory=EncoderWeights)
-    steps: int = 20000
-    batch: int = 16
-    lr: float = 1e-3
-    ema: float = 0.998
-    precision: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}")
-        for name in ("steps", "batch", "channel_base", "channel_max"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not any(dataclasses.astuple(self.weights)):
-            raise ValueError("all loss weights are 0; set one, as weights.pixel_l1=1")
-        if self.data.count(SAMPLED) == 0 and not (self.weights.pixel_l1 or self.weights.perceptual):
-            raise ValueError(
-                "latents are known of samples alone; mix them in (--data sampled) or compare pictures"
-            )
-
-    def shares(self, count: int) -> list[int]:
-        """Of so many pictures, how many come from each source: the samples first, if there are any."""
-        known = self.data.count(SAMPLED)
-        bounds = [count * part // len(self.data) for part in range(len(self.data) + 1)]
-        given = [stop - start for start, stop in pairwise(bounds[known:])]
-        return [bounds[known], *given] if known else given
-
-    def flat(self) -> dict[str, Any]:
-        """All settings in one level, as a run folder keeps and compares them."""
-        return flatten(dataclasses.asdict(self))
-
-
-PRESETS: dict[str, EncoderTraining] = {
-    # For small generators: half an hour of one core.
-    "small": EncoderTraining(channel_base=1024, channel_max=64, steps=3000, batch=24, lr=2e-3),
-    "large": EncoderTraining(),
-}
 
 
 def train_encoder(

@@ -29,10 +29,11 @@ from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import Captioned
 from clip2gan.data.samples import plain_prompts, to_floats
 from clip2gan.devices import pictures_at_once
-from clip2gan.gap import Noise, TextSide
+from clip2gan.gap import TextSide
+from clip2gan.noise import Noise
 from clip2gan.training.gan_losses import guidance, mismatched
-from clip2gan.training.gan_presets import GanTraining
 from clip2gan.training.memory import largest_part
+from clip2gan.training.settings import GanTraining
 from clip2gan.training.start import Start
 from clip2gan.training.text_mapping import TextMapping, encode_all, new_flow
 from stylegan2 import Generator, GeneratorConfig, save_generator

@@ -30,7 +30,7 @@ from clip2gan.mappers import Mapper, load_mapper, new_mapper, save_mapper
 from clip2gan.training.adversary import Adversary, Compared
 from clip2gan.training.calibration import Parts, calibrate
 from clip2gan.training.objective import Networks, Objective
-from clip2gan.training.presets import SAMPLED, MapperTraining
+from clip2gan.training.settings import SAMPLED, MapperTraining
 from clip2gan.training.validation import SCORE, Validation, held_out
 from stylegan2 import Generator
 from stylegan2.processes import Processes

@@ -15,7 +15,7 @@ from clip2gan.losses import cosine_distance, diversity_ratio, feature_distance, 
 from clip2gan.mappers import Mapper
 from clip2gan.perceptual import Distance, identity_distance, lpips_distance
 from clip2gan.training.adversary import Adversary, Compared
-from clip2gan.training.presets import SAMPLED, MapperTraining
+from clip2gan.training.settings import SAMPLED, MapperTraining
 from stylegan2 import Generator
 from stylegan2.processes import Processes
 from stylegan2.runs import step_generator

@@ -17,7 +17,7 @@ from clip2gan.evaluation.metrics import clip_score, r_precision
 from clip2gan.gap import Gap
 from clip2gan.images import contact_sheet, to_picture
 from clip2gan.mappers import Mapper
-from clip2gan.training.presets import SAMPLED, MapperTraining
+from clip2gan.training.settings import SAMPLED, MapperTraining
 from stylegan2 import Generator
 from stylegan2.runs import step_generator
 

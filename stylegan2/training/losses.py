@@ -1,26 +1,12 @@
 """The losses of StyleGAN2 and of the autoencoder that starts it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True)
-class Focus:
-    """A box whose details count more: (left, top, right, bottom) as fractions of a picture, and a weight."""
-
-    box: tuple[float, float, float, float]
-    weight: float
-
-    def crop(self, images: Tensor) -> Tensor:
-        height, width = images.shape[2:]
-        left, top, right, bottom = self.box
-        return images[
-            :, :, round(top * height) : round(bottom * height), round(left * width) : round(right * width)
-        ]
+from stylegan2.training.config import Focus
 
 
 def reconstruction_loss(fake: Tensor, real: Tensor, focus: Focus | None = None) -> Tensor:

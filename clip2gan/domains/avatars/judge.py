@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clip2gan.domains.avatars import vocabulary as avatars
-from stylegan2.files import WithoutData, check_size, check_weights, load_tensors, load_weights, save_tensors
+from stylegan2.files import WithoutData, check_weights, load_tensors, load_weights, save_tensors
+from stylegan2.settings import check_size
 
 RESOLUTION = 64
 WEIGHTS = Path(__file__).with_name("judge.safetensors")

@@ -1,0 +1,113 @@
+"""Fields of settings that know their help and limits: the one source of a command's options and of checks."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+ABOUT = "about"  # the key of a field's metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What is known of a setting beside its name, type and default.
+
+    Attributes:
+        help: a sentence for users.
+        least, most: the smallest and the largest value.
+        above, below: bounds that are no values themselves.
+        choices: all that a text may be.
+        metavar: what the value looks like.
+        is_file: whether it names a file that must be there.
+    """
+
+    help: str
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    is_file: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError, with the setting's name, for a value that it cannot have; None is passed over."""
+        if value is None:
+            return
+        if self.choices and value not in self.choices:
+            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(self.choices)}")
+        if not all(
+            (
+                self.least is None or value >= self.least,
+                self.most is None or value <= self.most,
+                self.above is None or value > self.above,
+                self.below is None or value < self.below,
+            )
+        ):
+            raise ValueError(f"{name} {self._limits()}, got {value!r:.40}")
+
+    def _limits(self) -> str:
+        if self.least is None:
+            return f"must be above {self.above:g}"
+        if self.most is not None:
+            return f"{'is a share' if self.most == 1 else 'must be'} from {self.least:g} to {self.most:g}"
+        if self.below is not None:
+            return f"must be from {self.least:g} to below {self.below:g}"
+        return f"must be at least {self.least:g}" if self.least else "must be 0 or more"
+
+
+def setting(
+    default: T,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    metavar: str | None = None,
+    is_file: bool = False,
+) -> T:
+    """A field of a dataclass with a default, and what `About` says of it.
+
+    >>> @dataclass(frozen=True)
+    ... class Training:
+    ...     batch: int = setting(16, "Images per step.", least=1)
+    >>> Training().batch
+    16
+    """
+    about = About(
+        help=help,
+        least=least,
+        most=most,
+        above=above,
+        below=below,
+        choices=choices,
+        metavar=metavar,
+        is_file=is_file,
+    )
+    if isinstance(default, Mapping):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={ABOUT: about})  # type: ignore[call-arg]
+    return dataclasses.field(default=default, metadata={ABOUT: about})
+
+
+def about(owner: type, name: str) -> About:
+    """What the dataclass `owner` says of its setting `name`. Raises KeyError where it says nothing."""
+    return next(each for each in dataclasses.fields(owner) if each.name == name).metadata[ABOUT]
+
+
+def check_limits(settings: Any, prefix: str = "") -> None:
+    """Raise ValueError for the first field of a dataclass that is out of its limits.
+
+    prefix: in front of a field's name in messages, such as "adversary.".
+    """
+    for each in dataclasses.fields(settings):
+        if ABOUT in each.metadata:
+            each.metadata[ABOUT].check(prefix + each.name, getattr(settings, each.name))
+
+
+def check_size(name: str, value: object, least: int, most: int) -> None:
+    """Raise ValueError unless `value` is a whole number in this range."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.40}")
