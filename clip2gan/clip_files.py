@@ -10,9 +10,8 @@ and with the other one a model still works, only worse. What a file is known by,
 """
 
 import json
-import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,18 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stylegan2.checkpoints.arrays import NAMES, PARAMETER, TENSORS, Storages
-from stylegan2.checkpoints.containers import is_script, map_file, read_root
-from stylegan2.checkpoints.pickles import CheckpointError, Record, Value
+from clip2gan.clip_config import read_json
+from clip2gan.clip_script import read_script
 from stylegan2.files import fingerprint
 
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
 HF_CONFIG, HF_PREPROCESSING = "config.json", "preprocessor_config.json"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 QUICK = "-quickgelu"
-MAX_DEPTH, MAX_TENSORS = 16, 10_000
-MAX_JSON = 2**20  # bytes of a config
-MAX_SIZE, MAX_LAYERS = 2**20, 256  # numbers in a config
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers, in Hugging Face's configs
 
@@ -104,137 +99,7 @@ def agreed_preprocessing(architecture: str) -> dict[str, Any] | None:
     return None if any(each != found[0] for each in found) else found[0] if found else {}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of limited size. Raises ValueError, naming the file, for anything else."""
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise ValueError("it is too large")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("not an object")
-    except (ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); get the model again") from error
-    return found
-
-
-def check_config(config: Mapping[str, Any], numbers: int | None, source: str) -> None:
-    """Raise ValueError for a model's config that asks for more than any CLIP has, or than its file holds.
-
-    Args:
-        config: open_clip's arguments for a model, from a stranger.
-        numbers: how many the file of weights holds; None where it is not at hand.
-        source: to name in the message.
-    """
-    for tower in ("vision_cfg", "text_cfg"):
-        if not isinstance(config.get(tower), dict):
-            raise ValueError(f"{source}: no {tower} in its model_cfg; get the model again")
-    for name, value in _numbers_of(config):
-        if not (math.isfinite(value) and abs(value) <= (MAX_LAYERS if name == "layers" else MAX_SIZE)):
-            raise ValueError(
-                f"{source}: {name} is {value!r:.40}, more than any CLIP has; get the model again"
-            )
-    needed = _least_numbers(config)
-    if numbers is not None and needed > numbers:
-        raise ValueError(
-            f"{source}: describes a model of at least {needed:,} numbers, and its file holds {numbers:,}; "
-            "get the model again"
-        )
-
-
-def _numbers_of(config: Mapping[str, Any], depth: int = 4) -> Iterator[tuple[str, float]]:
-    for name, value in config.items():
-        for each in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(each, (int, float)) and not isinstance(each, bool):
-                yield str(name), each
-            elif isinstance(each, dict) and depth:
-                yield from _numbers_of(each, depth - 1)
-
-
-def _least_numbers(config: Mapping[str, Any]) -> int:
-    """How many numbers the weights of such a model have at least: those of its large layers."""
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    total, embed = 0, _whole(config, "embed_dim", 512)
-    if not vision.get("timm_model_name"):
-        width = _whole(vision, "width", 768)
-        if isinstance(vision.get("layers", 12), list):  # a ResNet
-            total += sum(layers for layers in vision["layers"] if isinstance(layers, int)) * width**2
-        else:
-            patch = max(_whole(vision, "patch_size", 16), 1)
-            size = vision.get("image_size", 224)
-            sides = size if isinstance(size, (list, tuple)) else (size, size)
-            cells = math.prod(int(side) // patch for side in sides if isinstance(side, (int, float)))
-            total += _transformer(vision, width) + width * (3 * patch**2 + cells + embed)
-    if not text.get("hf_model_name"):
-        width = _whole(text, "width", 512)
-        tokens = _whole(text, "vocab_size", 49408) + _whole(text, "context_length", 77)
-        total += _transformer(text, width) + width * tokens
-    return total
-
-
-def _transformer(tower: Mapping[str, Any], width: int) -> int:
-    ratio = tower.get("mlp_ratio", 4.0)
-    hidden = int(width * ratio) if isinstance(ratio, (int, float)) else 0
-    return _whole(tower, "layers", 12) * (4 * width**2 + 2 * width * hidden)
-
-
-def _whole(config: Mapping[str, Any], name: str, default: int) -> int:
-    value = config.get(name, default)
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{name} must be a whole number, got {value!r:.40}")
-    return value
-
-
-# ---- TorchScript
-
-
-class _ScriptNames(Collection[str]):
-    """Names that a TorchScript archive may have records of: its own classes, and those of tensors."""
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and (
-            name in NAMES or name.startswith(("__torch__.", "torch.jit._pickle."))
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(NAMES)
-
-    def __len__(self) -> int:
-        return len(NAMES)
-
-
-def read_script(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a TorchScript archive by their dotted names, in float32; None for a file that is none.
-
-    The sources of its classes are not even read. Raises ValueError for an archive that is damaged.
-    """
-    try:
-        data = map_file(path)
-        if not is_script(data):
-            return None
-        root, parts = read_root(data, _ScriptNames())
-        storages = Storages(parts, len(data))
-        return {name: storages.tensor(record, name) for name, record in _walk(root).items()}
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _walk(root: Value) -> dict[str, Value]:
-    found: dict[str, Value] = {}
-    pending = [("", root)]
-    if not isinstance(root, Record):
-        raise CheckpointError("a TorchScript archive without a module; get it again")
-    while pending:
-        prefix, module = pending.pop()
-        if prefix.count(".") > MAX_DEPTH or len(found) + len(pending) > MAX_TENSORS:
-            raise CheckpointError("more modules in modules than any CLIP has")
-        for name, value in (module.state if isinstance(module.state, dict) else {}).items():
-            if not isinstance(value, Record) or not isinstance(name, str):
-                continue
-            if value.name in TENSORS or value.name == PARAMETER:
-                found[f"{prefix}{name}"] = value
-            elif value.name.startswith("__torch__."):
-                pending.append((f"{prefix}{name}.", value))
-    return found
+# ---- OpenAI's archives
 
 
 def _check_openai(path: Path, state: Mapping[str, Tensor], architecture: str) -> None:

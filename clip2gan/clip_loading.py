@@ -15,16 +15,15 @@ from typing import Any
 
 from torch import Tensor
 
+from clip2gan.clip_config import check_config, read_json
 from clip2gan.clip_files import (
     HF_CONFIG,
     QUICK,
     ClipFile,
     agreed_preprocessing,
-    check_config,
     hugging_face_config,
     one_line,
     read_clip_file,
-    read_json,
     read_shapes,
 )
 from stylegan2.files import check_weights

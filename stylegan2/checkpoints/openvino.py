@@ -3,18 +3,14 @@
     MappingNetwork.xml, .bin      z -> w
     SynthesisNetwork.xml, .bin    w -> picture
 
-The XML describes a graph of layers and ties constants to ranges of the .bin. Nothing in it is run: the graph
-is followed from its result back to its input, each layer must be what MobileStyleGAN has there (whatever its
-name or number), and the constants on the way are the weights. Any other graph is refused.
+Nothing in them is run: a graph of layers (openvino_graph.py) is followed from its result back to its input,
+each layer must be what MobileStyleGAN has there (whatever its name or number), and the constants on the way
+are the weights. Any other graph is refused.
 """
 
 import math
-import mmap
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -22,15 +18,12 @@ from torch import Tensor
 
 from stylegan2.checkpoints.checkpoint import Checkpoint
 from stylegan2.checkpoints.mobilestylegan import AVERAGED_LATENTS, mobile_config
-from stylegan2.checkpoints.pickles import CheckpointError, printable
+from stylegan2.checkpoints.openvino_graph import TYPES, Graph, Layer, read_sizes
+from stylegan2.checkpoints.pickles import CheckpointError
 from stylegan2.config import LARGEST
 from stylegan2.files import check_finite
 
 MAPPING, SYNTHESIS = "MappingNetwork.xml", "SynthesisNetwork.xml"
-MAX_XML = 2**24  # bytes
-MAX_LAYERS = 20_000
-MAX_DIMENSIONS = 8
-TYPES = {"f32": np.dtype("<f4"), "f64": np.dtype("<f8"), "i32": np.dtype("<i4"), "i64": np.dtype("<i8")}
 # Layers that only say how the numbers of their first input are arranged.
 SHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Broadcast", "Tile")
 HAAR = math.sqrt(0.5)
@@ -53,7 +46,7 @@ def read(path: Path) -> Checkpoint:
                     f"OpenVINO's form of a generator is {MAPPING} and {SYNTHESIS}, each with its .bin; "
                     f"{file.name} is not there"
                 )
-    tensors = _mapping(_Graph.read(folder / MAPPING)) | _synthesis(_Graph.read(folder / SYNTHESIS))
+    tensors = _mapping(Graph.read(folder / MAPPING)) | _synthesis(Graph.read(folder / SYNTHESIS))
     check_finite(tensors)
     note = f"the files have no mean latent; estimated from {AVERAGED_LATENTS:,} latents (seed 0)"
     return Checkpoint(
@@ -61,141 +54,16 @@ def read(path: Path) -> Checkpoint:
     )
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """One layer: its inputs are (layer, port) pairs in order; `value` is a constant's."""
-
-    type: str
-    data: Mapping[str, str]
-    inputs: "list[tuple[_Layer, int]]" = field(default_factory=list, repr=False)
-    value: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """A network: `end` is what goes into its one result, `start` its one input. `file` names it in errors."""
-
-    file: str
-    start: _Layer
-    end: _Layer
-
-    @classmethod
-    def read(cls, path: Path) -> "_Graph":
-        try:
-            return cls(path.name, *_read_layers(path))
-        except CheckpointError as error:
-            raise CheckpointError(f"{path.name}: {error}") from error
-
-    def refuse(self, expected: str, layer: _Layer) -> CheckpointError:
-        return CheckpointError(
-            f"{self.file}: not MobileStyleGAN's network: {expected} was expected, "
-            f"found {printable(layer.type)}; no other network in this form is read"
-        )
-
-
-class _NoDocumentType(ElementTree.TreeBuilder):
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise CheckpointError("has a document type, which no network needs; it is refused")
-
-
-def _read_layers(path: Path) -> tuple[_Layer, _Layer]:
-    """(input, what goes into the result) of a network's XML and .bin."""
-    if path.stat().st_size > MAX_XML:
-        raise CheckpointError(f"{path.stat().st_size:,} bytes; no generator's network is so large")
-    try:
-        parser = ElementTree.XMLParser(target=_NoDocumentType())
-        parser.feed(path.read_bytes())
-        root = parser.close()
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"not readable as XML ({error}); get it again") from error
-    if root.tag != "net":
-        raise CheckpointError(f"an XML of {printable(root.tag)!r}, not a network of OpenVINO")
-    if root.get("version") not in ("10", "11"):
-        raise CheckpointError(
-            f"version {root.get('version', 'unknown')!a:.20} of the form; 10 and 11 are read"
-        )
-    weights = path.with_suffix(".bin")
-    with weights.open("rb") as file:
-        size = weights.stat().st_size
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
-    layers: dict[str, _Layer] = {}
-    for element in root.iterfind("layers/layer"):
-        if len(layers) >= MAX_LAYERS:
-            raise CheckpointError(f"more than {MAX_LAYERS:,} layers; no generator has so many")
-        kind, attributes = element.get("type", ""), element.find("data")
-        described = {} if attributes is None else dict(attributes.attrib)
-        value = _constant(described, data, element.get("name", "")) if kind == "Const" else None
-        identity = element.get("id", "")
-        if identity in layers:
-            raise CheckpointError(f"two layers have the id {identity!a:.20}; get it again")
-        layers[identity] = _Layer(kind, described, value=value)
-    _connect(root, layers)
-    starts = [layer for layer in layers.values() if layer.type == "Parameter"]
-    results = [layer for layer in layers.values() if layer.type == "Result"]
-    if len(starts) != 1 or len(results) != 1 or len(results[0].inputs) != 1:
-        raise CheckpointError(f"{len(starts)} inputs and {len(results)} results; a generator has one of each")
-    return starts[0], results[0].inputs[0][0]
-
-
-def _connect(root: ElementTree.Element, layers: dict[str, _Layer]) -> None:
-    """Fill in the layers' inputs: the input ports in the order of their numbers, output ports from 0."""
-    outputs: dict[str, dict[str, int]] = {}
-    ports: dict[str, list[str]] = {}
-    for element in root.iterfind("layers/layer"):
-        identity = element.get("id", "")
-        outputs[identity] = {
-            port.get("id", ""): index for index, port in enumerate(element.iterfind("output/port"))
-        }
-        ports[identity] = [port.get("id", "") for port in element.iterfind("input/port")]
-    found: dict[str, dict[str, tuple[_Layer, int]]] = {}
-    for edge in root.iterfind("edges/edge"):
-        source, target = edge.get("from-layer", ""), edge.get("to-layer", "")
-        port = outputs.get(source, {}).get(edge.get("from-port", ""))
-        if port is None or target not in layers:
-            raise CheckpointError("an edge from or to a layer that is not there; get it again")
-        found.setdefault(target, {})[edge.get("to-port", "")] = (layers[source], port)
-    for identity, layer in layers.items():
-        own = found.get(identity, {})
-        if own.keys() != set(ports[identity]):
-            raise CheckpointError(f"a {printable(layer.type)} without all its inputs; get it again")
-        layer.inputs.extend(own[port] for port in ports[identity])
-
-
-def _constant(data: Mapping[str, str], weights: memoryview, name: str) -> np.ndarray:
-    """A constant's numbers, still a view of the file."""
-    dtype = TYPES.get(data.get("element_type", ""))
-    if dtype is None:
-        kind = data.get("element_type", "")
-        raise CheckpointError(f"{printable(name)}: numbers of type {kind!a:.20}; f32 is read")
-    shape = tuple(_number(part, name) for part in data.get("shape", "").split(",") if part.strip())
-    offset, size = _number(data.get("offset", ""), name), _number(data.get("size", ""), name)
-    if len(shape) > MAX_DIMENSIONS or math.prod(shape) * dtype.itemsize != size:
-        raise CheckpointError(f"{printable(name)}: shape {list(shape[:9])} does not fit its {size:,} bytes")
-    if offset + size > len(weights):
-        raise CheckpointError(
-            f"{printable(name)}: beyond the end of the .bin of {len(weights):,} bytes; get it again"
-        )
-    return np.frombuffer(weights[offset : offset + size], dtype).reshape(shape)
-
-
-def _number(text: str, name: str) -> int:
-    if not re.fullmatch(r"\s*[0-9]{1,15}\s*", text):
-        raise CheckpointError(f"{printable(name)}: {text!a:.40} is not a size")
-    return int(text)
-
-
 # What MobileStyleGAN is made of, matched from the end back to the input.
 
 
-def _skip_shaping(layer: _Layer) -> _Layer:
+def _skip_shaping(layer: Layer) -> Layer:
     while layer.type in SHAPING and layer.inputs:
         layer = layer.inputs[0][0]
     return layer
 
 
-def _operands(graph: _Graph, layer: _Layer, kind: str, what: str) -> tuple[_Layer, np.ndarray]:
+def _operands(graph: Graph, layer: Layer, kind: str, what: str) -> tuple[Layer, np.ndarray]:
     """(other input, constant) of a layer of two inputs, one of them a constant, in either order."""
     layer = _skip_shaping(layer)
     inputs = [_skip_shaping(source) for source, _ in layer.inputs]
@@ -207,7 +75,7 @@ def _operands(graph: _Graph, layer: _Layer, kind: str, what: str) -> tuple[_Laye
     raise graph.refuse(f"{what} with a constant", layer)
 
 
-def _leaky_relu(graph: _Graph, layer: _Layer) -> _Layer:
+def _leaky_relu(graph: Graph, layer: Layer) -> Layer:
     before, slope = _operands(graph, layer, "PReLU", "a leaky ReLU")
     if slope.size != 1 or not math.isclose(float(slope.item()), 0.2, rel_tol=1e-5):
         raise graph.refuse("a leaky ReLU of slope 0.2", layer)
@@ -224,7 +92,7 @@ def _tensor(values: np.ndarray, *shape: int | None) -> Tensor:
     return torch.from_numpy(values.reshape(sizes).copy())
 
 
-def _linear(graph: _Graph, layer: _Layer, what: str) -> tuple[_Layer, Tensor, Tensor]:
+def _linear(graph: Graph, layer: Layer, what: str) -> tuple[Layer, Tensor, Tensor]:
     """(input, weight [O, I], bias [O]) of x @ weight.T + bias."""
     product, bias = _operands(graph, layer, "Add", f"{what}'s bias")
     before, weight = _operands(graph, product, "MatMul", f"{what}'s product")
@@ -234,7 +102,7 @@ def _linear(graph: _Graph, layer: _Layer, what: str) -> tuple[_Layer, Tensor, Te
     return before, weights, _tensor(bias.reshape(-1), len(weights))
 
 
-def _mapping(graph: _Graph) -> dict[str, Tensor]:
+def _mapping(graph: Graph) -> dict[str, Tensor]:
     """Linear layers with leaky ReLU and gain sqrt(2), after a division by the root mean square."""
     found: list[tuple[Tensor, Tensor]] = []
     layer = graph.end
@@ -255,11 +123,11 @@ def _mapping(graph: _Graph) -> dict[str, Tensor]:
     return tensors
 
 
-def _has_constant(layer: _Layer) -> bool:
+def _has_constant(layer: Layer) -> bool:
     return any(_skip_shaping(source).value is not None for source, _ in layer.inputs)
 
 
-def _check_normalization(graph: _Graph, layer: _Layer) -> None:
+def _check_normalization(graph: Graph, layer: Layer) -> None:
     """z * (mean(z^2) + 1e-8)^-1/2, the power written as one or as several."""
     layer = _skip_shaping(layer)
     if layer.type != "Multiply" or len(layer.inputs) != 2 or layer.inputs[0][0] is not graph.start:
@@ -283,7 +151,7 @@ def _check_normalization(graph: _Graph, layer: _Layer) -> None:
         raise graph.refuse("the square of the input", square)
 
 
-def _synthesis(graph: _Graph) -> dict[str, Tensor]:
+def _synthesis(graph: Graph) -> dict[str, Tensor]:
     """From the picture back to the constant, the finest block first."""
     tensors: dict[str, Tensor] = {}
     subbands = _inverse_haar(graph, graph.end)
@@ -315,7 +183,7 @@ def _synthesis(graph: _Graph) -> dict[str, Tensor]:
     return tensors
 
 
-def _convolution_layer(graph: _Graph, layer: _Layer, name: str, tensors: dict[str, Tensor]) -> _Layer:
+def _convolution_layer(graph: Graph, layer: Layer, name: str, tensors: dict[str, Tensor]) -> Layer:
     """A modulated convolution with noise, bias and leaky ReLU; returns what goes in."""
     layer, first = _operands(graph, _leaky_relu(graph, layer), "Add", "a bias")
     layer, second = _operands(graph, layer, "Add", "noise")
@@ -336,18 +204,18 @@ def _convolution_layer(graph: _Graph, layer: _Layer, name: str, tensors: dict[st
     return _modulation(graph, layer, f"{name}.affine", channels, tensors)
 
 
-def _is_pointwise(layer: _Layer) -> bool:
+def _is_pointwise(layer: Layer) -> bool:
     kernels = [source.value for source, _ in _skip_shaping(layer).inputs if source.value is not None]
     return len(kernels) == 1 and kernels[0].shape[-2:] == (1, 1)
 
 
-def _convolution(graph: _Graph, layer: _Layer, kind: str, size: int) -> tuple[_Layer, Tensor]:
+def _convolution(graph: Graph, layer: Layer, kind: str, size: int) -> tuple[Layer, Tensor]:
     """(input, kernels) of a convolution that keeps the picture's size."""
     layer = _skip_shaping(layer)
     before, kernel = _operands(graph, layer, kind, f"a convolution of {size}x{size}")
     pad = size // 2
     wanted = {"strides": [1, 1], "dilations": [1, 1], "pads_begin": [pad] * 2, "pads_end": [pad] * 2}
-    if any(_numbers(layer.data.get(name, "")) != value for name, value in wanted.items()):
+    if any(read_sizes(layer.data.get(name, "")) != value for name, value in wanted.items()):
         raise graph.refuse(f"a convolution of {size}x{size} that keeps the size", layer)
     if kind == "GroupConvolution":  # [groups, 1, 1, 3, 3]
         if kernel.ndim != 5 or kernel.shape[1:3] != (1, 1):
@@ -356,7 +224,7 @@ def _convolution(graph: _Graph, layer: _Layer, kind: str, size: int) -> tuple[_L
     return before, _tensor(kernel, None, None, size, size)
 
 
-def _modulation(graph: _Graph, layer: _Layer, name: str, channels: int, tensors: dict[str, Tensor]) -> _Layer:
+def _modulation(graph: Graph, layer: Layer, name: str, channels: int, tensors: dict[str, Tensor]) -> Layer:
     """x * scale * (A w + b); returns x."""
     layer = _skip_shaping(layer)
     if layer.type != "Multiply" or len(layer.inputs) != 2:
@@ -376,7 +244,7 @@ def _modulation(graph: _Graph, layer: _Layer, name: str, channels: int, tensors:
     return before
 
 
-def _is_style(layer: _Layer) -> bool:
+def _is_style(layer: Layer) -> bool:
     """Whether a linear layer, scaled or not, is what this comes from."""
     layer = _skip_shaping(layer)
     for kind in ("Multiply", "Add"):
@@ -387,7 +255,7 @@ def _is_style(layer: _Layer) -> bool:
     return layer.type == "MatMul"
 
 
-def _inverse_haar(graph: _Graph, layer: _Layer) -> _Layer:
+def _inverse_haar(graph: Graph, layer: Layer) -> Layer:
     """A sum of transposed convolutions with Haar's filters over four subbands; returns these together.
 
     The subbands are the first quarter of the channels, and the rest as [C, 3].
@@ -396,7 +264,7 @@ def _inverse_haar(graph: _Graph, layer: _Layer) -> _Layer:
     # The signs over width and height of the means, and of LH, HL and HH.
     wanted = {(1, 1): None, (1, -1): 0, (-1, 1): 1, (-1, -1): 2}
     parts: set[int | None] = set()
-    split: _Layer | None = None
+    split: Layer | None = None
     for signs, source in leaves:
         part = wanted[signs[0], signs[1]]
         split = _subband(graph, source, part, split)
@@ -407,8 +275,8 @@ def _inverse_haar(graph: _Graph, layer: _Layer) -> _Layer:
 
 
 def _haar_leaves(
-    graph: _Graph, layer: _Layer, signs: tuple[int, ...] = ()
-) -> list[tuple[tuple[int, ...], tuple[_Layer, int]]]:
+    graph: Graph, layer: Layer, signs: tuple[int, ...] = ()
+) -> list[tuple[tuple[int, ...], tuple[Layer, int]]]:
     """(signs of the filters over width and height, source) of each subband."""
     layer = _skip_shaping(layer)
     if layer.type != "Add" or len(layer.inputs) != 2:
@@ -421,9 +289,9 @@ def _haar_leaves(
         if (
             upsampling.type != "GroupConvolutionBackpropData"
             or len(values) != 1
-            or _numbers(upsampling.data.get("strides", "")) != along
+            or read_sizes(upsampling.data.get("strides", "")) != along
             or any(
-                _numbers(upsampling.data.get(name, "0, 0")) != [0, 0] for name in ("pads_begin", "pads_end")
+                read_sizes(upsampling.data.get(name, "0, 0")) != [0, 0] for name in ("pads_begin", "pads_end")
             )
             or values[0].shape[1:] != ((1, 1, 1, 2) if not signs else (1, 1, 2, 1))
         ):
@@ -439,7 +307,7 @@ def _haar_leaves(
     return leaves
 
 
-def _subband(graph: _Graph, source: tuple[_Layer, int], part: int | None, known: _Layer | None) -> _Layer:
+def _subband(graph: Graph, source: tuple[Layer, int], part: int | None, known: Layer | None) -> Layer:
     """The split of all channels from which subband `part` comes: None the means, else one of the details."""
     layer, port = source
     while layer.type in SHAPING:
@@ -458,15 +326,9 @@ def _subband(graph: _Graph, source: tuple[_Layer, int], part: int | None, known:
     return layer
 
 
-def _split_sizes(layer: _Layer, axis: int) -> list[int]:
+def _split_sizes(layer: Layer, axis: int) -> list[int]:
     """The sizes of the parts that a layer splits its input into along `axis`; none where it does not."""
     values = [source.value for source, _ in layer.inputs[1:]]
     if layer.type != "VariadicSplit" or len(values) != 2 or values[0] is None or values[1] is None:
         return []
     return [int(size) for size in values[1].reshape(-1)[:4]] if values[0].tolist() in (axis, [axis]) else []
-
-
-def _numbers(text: str) -> list[int | str]:
-    """The sizes in an attribute such as "1, 1"; what is no size stays text, which equals none."""
-    parts = [part.strip() for part in text.split(",")]
-    return [int(part) if part.isdecimal() and len(part) < 10 else part for part in parts]
