@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("stylegan2", "clip2gan", "clip2gan.cli", "tools")  # each may import itself and those before it
-LONGEST_FILE = 450
+LONGEST_FILE, LONGEST_FUNCTION = 450, 120  # lines
 
 
 def files(*packages: str) -> list[Path]:
@@ -94,9 +94,20 @@ def test_each_part_of_a_training_has_one_place(what: str, place: str) -> None:
     assert found == [place]
 
 
-def test_training_files_are_short() -> None:
-    for path in files("stylegan2/training", "clip2gan/training"):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE, path
+def test_files_are_short() -> None:
+    lengths = {
+        path: len(path.read_text(encoding="utf-8").splitlines()) for path in files("stylegan2", "clip2gan")
+    }
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_functions_of_the_commands_are_short() -> None:
+    for path in files("clip2gan/cli"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+                length = (node.end_lineno or first) - first + 1
+                assert length <= LONGEST_FUNCTION, f"{path}: {node.name} has {length} lines, options included"
 
 
 def test_nothing_outside_tools_reads_tools() -> None:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from clip2gan.defaults import TRUNCATION
+
 if TYPE_CHECKING:
     import torch
 
     from clip2gan.domain import InversionConfig
-    from clip2gan.model import Model
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,18 +65,12 @@ def device_option(function: F) -> F:
     return _where_option(_ops_option(function))
 
 
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    default="auto",
+truncation_option = click.option(
+    "--truncation",
+    type=Finite(0, 2),
+    default=TRUNCATION,
     show_default=True,
-    help="Precision of the generator. On a CPU auto means fp32; bf16 is quicker on CPUs that have it.",
-)
-compile_option = click.option(
-    "--compile",
-    "compiled",
-    is_flag=True,
-    help="Compile the generator first (torch.compile); pays off for many pictures.",
+    help="Below 1, images are more typical and vary less; at 0 all are the average.",
 )
 seed_option = click.option(
     "--seed",
@@ -86,6 +81,13 @@ seed_option = click.option(
 )
 force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def report_options(function: F) -> F:
+    """`--force` and `--json`, of the commands that report what they write."""
+    return force_option(json_option(function))
+
+
 sha256_option = click.option(
     "--sha256", metavar="HEX", help="Expected sha256 of the checkpoint; any other file is refused."
 )
@@ -95,9 +97,6 @@ model_option = click.option(
     show_default=True,
     metavar="NAME|FOLDER|hf-hub:ORG/NAME",
     help="Model to use; `clip2gan models` lists the installed ones.",
-)
-mapper_option = click.option(
-    "--mapper", metavar="KIND", help="Mapper to use, such as mlp.  [default: the model's first]"
 )
 steps_option = click.option(
     "--steps",
@@ -121,25 +120,6 @@ def resolve_device(name: str) -> "torch.device":
 
     with blame("--device"):
         return devices.resolve_device(name)
-
-
-def load_model(
-    model: str, device: str, mapper: str | None, precision: str = "auto", compiled: bool = False
-) -> "Model":
-    """The model of these options; mistakes in their names are found before torch is imported."""
-    from clip2gan.bundle import choose_mapper, locate_bundle, read_config
-
-    with blame("--model"):
-        folder = locate_bundle(model)
-    config = read_config(folder)
-    with blame("--mapper"):
-        choose_mapper(config, mapper, model)
-    where = resolve_device(device)
-
-    from clip2gan.bundle import load_bundle
-    from clip2gan.model import Model
-
-    return Model(load_bundle(str(folder), where, mapper), model, precision, compiled)
 
 
 def require_clip(spec: str | None) -> str:

@@ -1,14 +1,12 @@
 """What `clip2gan edit` is asked for, and what it does with one picture."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import click
-
-from clip2gan.cli._common import Report, blame, warn
+from clip2gan.cli._common import Report, warn
+from clip2gan.cli._edit_options import Auto
 from clip2gan.cli._outputs import EditFiles
 
 if TYPE_CHECKING:
@@ -17,108 +15,6 @@ if TYPE_CHECKING:
     from clip2gan.editing.directions import Method
     from clip2gan.editing.session import Edit, EditSession, Face
     from clip2gan.images import Photo
-
-Auto = Literal["auto"]
-
-
-class Strength(click.ParamType):
-    """A finite number, or the word auto."""
-
-    name = "auto|NUMBER"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        if value == "auto":
-            return "auto"
-        try:
-            number = float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor 'auto'.", param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        return number
-
-
-def read_changes(
-    attributes: Sequence[str],
-    sweep: str | None,
-    strength: float | Auto | None,
-    is_single: bool,
-    has_reference: bool,
-) -> tuple[dict[str, float], list[float], float | Auto]:
-    """What is wanted: text -> strength, the factors of a sweep, and what multiplies the strengths.
-
-    Args:
-        attributes: `--attr`.
-        sweep: `--sweep`.
-        strength: `--strength`.
-        is_single: whether an option was given that makes sense for a single edit only.
-        has_reference: whether there is a `--ref-image`.
-
-    Raises click.UsageError for what makes no sense.
-    """
-    from clip2gan.editing.attributes import parse_attributes, parse_sweep
-
-    context = click.get_current_context()
-    with blame("--attr"):
-        wanted = parse_attributes(attributes)
-    with blame("--sweep"):
-        factors = parse_sweep(sweep) if sweep is not None else []
-    if not wanted and not has_reference:
-        raise click.UsageError("say what to change: --attr TEXT or --ref-image FILE", context)
-    if factors and is_single:
-        message = "--sweep sets the strengths and makes a strip; leave --strength, --sheet and --video out"
-        raise click.UsageError(message, context)
-    if strength == "auto" and not wanted:
-        raise click.BadParameter("auto needs an --attr", param_hint="'--strength'")
-    if strength is None:
-        given = any(abs(value) != 1 for value in wanted.values()) or any(":" in each for each in attributes)
-        strength = "auto" if wanted and not given and not factors else 1.0
-    return wanted, factors, strength
-
-
-def check_texts(neutral: str | None, keep: Sequence[str]) -> None:
-    """Raise click.BadParameter for an empty text."""
-    for option, texts in (("--neutral", () if neutral is None else (neutral,)), ("--keep", keep)):
-        if not all(text.strip() for text in texts):
-            raise click.BadParameter("the text is empty", param_hint=f"'{option}'")
-
-
-def check_faces(
-    image: Path,
-    align: bool,
-    face: int | None,
-    points: str | None,
-    landmark_model: Path | None,
-    paste_back: bool,
-) -> None:
-    """Raise click.UsageError where the options about faces do not go together."""
-    context = click.get_current_context()
-    if (face is not None or landmark_model is not None or paste_back) and not (align or points):
-        raise click.UsageError("--face, --landmark-model and --paste-back belong to --align", context)
-    if points is not None and (face is not None or landmark_model is not None):
-        message = "--points give one face, so nothing is looked for; leave --face and --landmark-model out"
-        raise click.UsageError(message, context)
-    if points is not None and image.is_dir():
-        raise click.BadParameter("the points are of one photo; give a file", param_hint="'--image'")
-
-
-def read_points(text: str | None, path: Path) -> list[tuple[float, float]] | None:
-    """The five points of `--points` in the photo at `path`."""
-    if text is None:
-        return None
-    from clip2gan.editing.alignment import check_points
-    from clip2gan.images import read_picture
-
-    with blame("--points"):
-        try:
-            numbers = [float(part) for part in text.replace(";", ",").split(",")]
-        except ValueError:
-            numbers = []
-        if len(numbers) != 10:
-            raise ValueError(f"{text!r} is not ten numbers X,Y,X,Y,...: eyes, nose, mouth corners")
-        points = list(zip(numbers[::2], numbers[1::2], strict=True))
-        check_points(points, read_picture(path).size, path.name)
-    return points
 
 
 @dataclass(frozen=True)

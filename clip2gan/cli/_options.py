@@ -97,6 +97,24 @@ def _default(name: str, presets: Mapping[str, Any]) -> str | None:
     return ", ".join(value) if isinstance(value, tuple) else None if value is None else f"{value}"
 
 
+def grouped(name: str, owner: type, *options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Options whose values a command gets as one object of the dataclass `owner`, its parameter `name`."""
+    names = [each.name for each in fields(owner)]
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(**values: Any) -> None:
+            values[name] = owner(**{each: values.pop(each) for each in names})
+            function(**values)
+
+        decorated = command
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
 def own_settings(owner: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the settings that the dataclass has."""
     names = {each.name for each in fields(owner)}

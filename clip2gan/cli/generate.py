@@ -9,24 +9,17 @@ import click
 
 from clip2gan.cli._common import (
     EXISTING_FILE,
-    Finite,
     Report,
     blame,
     check_outputs,
-    compile_option,
-    device_option,
-    force_option,
     is_file_name,
-    json_option,
-    load_model,
-    mapper_option,
-    model_option,
-    precision_option,
     progress,
+    report_options,
     seed_option,
+    truncation_option,
     warn,
 )
-from clip2gan.defaults import TRUNCATION
+from clip2gan.cli._model import ModelOptions, model_options
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,13 +38,7 @@ GRID = "grid.png"
 @click.option(
     "--num", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Pictures per text."
 )
-@click.option(
-    "--truncation",
-    type=Finite(0, 2),
-    default=TRUNCATION,
-    show_default=True,
-    help="Below 1, pictures are more typical and vary less; at 0 they are the average for the text.",
-)
+@truncation_option
 @click.option(
     "--rerank",
     type=click.IntRange(1, 1000),
@@ -64,8 +51,6 @@ GRID = "grid.png"
     metavar="SEED|IMAGE",
     help="Take colours and textures (the fine layers) from a seed or a picture.",
 )
-@model_option
-@mapper_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -79,12 +64,9 @@ GRID = "grid.png"
     is_flag=True,
     help=f"Also write one sheet of all pictures, FOLDER/{GRID}; with FILE.png, only that.",
 )
-@device_option
-@precision_option
-@compile_option
 @seed_option
-@force_option
-@json_option
+@model_options
+@report_options
 def command(
     *,
     texts: tuple[str, ...],
@@ -94,14 +76,10 @@ def command(
     truncation: float,
     rerank: int,
     style_from: str | None,
-    model: str,
-    mapper: str | None,
     out: Path,
     grid: bool,
-    device: str,
-    precision: str,
-    compiled: bool,
     seed: int,
+    using: ModelOptions,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -120,7 +98,7 @@ def command(
     check_outputs([place for place in places if place] + ([sheet] if sheet else []), force)
     style_source = _read_style(style_from)
 
-    generator = load_model(model, device, mapper, precision, compiled)
+    generator = using.load()
     for source in sources:
         _warn_of(generator, source)
     settings = {"truncation": truncation, "rerank": rerank, "style_from": style_from}

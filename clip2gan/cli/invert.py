@@ -11,24 +11,18 @@ from clip2gan.cli._common import (
     Report,
     blame,
     check_outputs,
-    compile_option,
-    device_option,
-    force_option,
     input_pictures,
     is_file_name,
-    json_option,
-    load_model,
-    mapper_option,
-    model_option,
     name_left_out,
-    precision_option,
     progress,
     readable,
+    report_options,
     seed_option,
     steps_option,
     warn,
     with_steps,
 )
+from clip2gan.cli._model import ModelOptions, model_options
 
 if TYPE_CHECKING:
     from clip2gan.editing.session import Inverted
@@ -54,8 +48,6 @@ if TYPE_CHECKING:
     help="Also tune a copy of the generator to the picture: NAME-generator.safetensors (one picture only).",
 )
 @steps_option
-@model_option
-@mapper_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -63,12 +55,9 @@ if TYPE_CHECKING:
     metavar="FILE.safetensors",
     help='File for the latents, "ws" [N, num_ws, w_dim]; its header names the pictures.',
 )
-@device_option
-@precision_option
-@compile_option
 @seed_option
-@force_option
-@json_option
+@model_options
+@report_options
 def command(
     *,
     image: Path,
@@ -76,13 +65,9 @@ def command(
     batch: int | None,
     tune: bool,
     steps: int | None,
-    model: str,
-    mapper: str | None,
     out: Path,
-    device: str,
-    precision: str,
-    compiled: bool,
     seed: int,
+    using: ModelOptions,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -100,7 +85,7 @@ def command(
     if tune and image.is_dir():
         raise click.BadParameter("a generator is tuned to one picture; give a file", param_hint="'--image'")
 
-    inverter = load_model(model, device, mapper, precision, compiled)
+    inverter = using.load()
     import torch
 
     from clip2gan.devices import pictures_at_once

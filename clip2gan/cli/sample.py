@@ -9,29 +9,98 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clip2gan.cli._common import (
-    Finite,
     Report,
     blame,
     check_outputs,
-    compile_option,
     device_option,
     fetch_progress,
-    force_option,
     is_file_name,
-    json_option,
-    precision_option,
     progress,
+    report_options,
     resolve_device,
     sha256_option,
+    truncation_option,
 )
-from clip2gan.defaults import TRUNCATION
+from clip2gan.cli._model import compile_option, precision_option
+from clip2gan.cli._options import grouped
 
 if TYPE_CHECKING:
     from clip2gan.sampling import Cell, Sampler
+    from stylegan2 import Generator
 
 GRID = "grid.png"
 FRAMES_PER_SECOND = 24
 LARGEST_GIF = 512  # pixels a side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """The options of mixed styles."""
+
+    style_seeds: str | None
+    style_layers: str | None
+
+    def columns(self) -> list[int]:
+        """The seeds of styles, each once. Raises click.BadParameter, or click.UsageError without them."""
+        from clip2gan import sampling
+
+        if self.style_seeds is None:
+            if self.style_layers is not None:
+                raise click.UsageError("--style-layers goes with --style-seeds", click.get_current_context())
+            return []
+        with blame("--style-seeds"):
+            return list(dict.fromkeys(sampling.parse_seeds(self.style_seeds)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """The options of the video."""
+
+    video: Path | None
+    frames: int
+
+    def check(self, seeds: "Sequence[int]") -> None:
+        """Raise click.BadParameter where the video could not be made."""
+        from clip2gan.video import check_video
+
+        if self.video is None:
+            return
+        with blame("--video"):
+            check_video(self.video)
+            if len(seeds) < 2:
+                raise ValueError("a video goes from seed to seed; give at least two --seeds")
+
+
+mixing_options = grouped(
+    "mixing",
+    Mixing,
+    click.option(
+        "--style-seeds",
+        metavar="0-35,50",
+        help="Mix styles: a sheet with a row for each of --seeds, and a column for each of these.",
+    ),
+    click.option(
+        "--style-layers", metavar="8-15", help="Layers taken from --style-seeds.  [default: the finer half]"
+    ),
+)
+film_options = grouped(
+    "film",
+    Film,
+    click.option(
+        "--video",
+        type=click.Path(path_type=Path),
+        metavar="FILE.mp4|FILE.gif",
+        help="A loop through the seeds; without --out and --grid that alone. "
+        f"GIFs: {LARGEST_GIF} px at most.",
+    ),
+    click.option(
+        "--frames",
+        type=click.IntRange(1, 10_000),
+        default=2 * FRAMES_PER_SECOND,
+        show_default=True,
+        help=f"Frames of the video from one seed to the next, at {FRAMES_PER_SECOND} a second.",
+    ),
+)
 
 
 @click.command("sample")
@@ -46,13 +115,7 @@ LARGEST_GIF = 512  # pixels a side
 @sha256_option
 @click.option("--seeds", default="0", show_default=True, metavar="0-35,50", help="Seeds, a picture each.")
 @click.option("--class", "label", type=int, help="Class, of a conditional generator.  [default: by seed]")
-@click.option(
-    "--truncation",
-    type=Finite(0, 2),
-    default=TRUNCATION,
-    show_default=True,
-    help="Below 1: plainer and safer pictures; 0 is the average one.",
-)
+@truncation_option
 @click.option(
     "--noise-mode",
     type=click.Choice(["const", "none"]),
@@ -63,27 +126,8 @@ LARGEST_GIF = 512  # pixels a side
 @click.option(
     "--grid", is_flag=True, help=f"Also one sheet of all pictures: FOLDER/{GRID}, or just FILE.png."
 )
-@click.option(
-    "--style-seeds",
-    metavar="0-35,50",
-    help="Mix styles: a sheet with a row for each of --seeds, and a column for each of these.",
-)
-@click.option(
-    "--style-layers", metavar="8-15", help="Layers taken from --style-seeds.  [default: the finer half]"
-)
-@click.option(
-    "--video",
-    type=click.Path(path_type=Path),
-    metavar="FILE.mp4|FILE.gif",
-    help=f"A loop through the seeds; without --out and --grid that alone. GIFs: {LARGEST_GIF} px at most.",
-)
-@click.option(
-    "--frames",
-    type=click.IntRange(1, 10_000),
-    default=2 * FRAMES_PER_SECOND,
-    show_default=True,
-    help=f"Frames of the video from one seed to the next, at {FRAMES_PER_SECOND} a second.",
-)
+@mixing_options
+@film_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -93,8 +137,7 @@ LARGEST_GIF = 512  # pixels a side
 @device_option
 @precision_option
 @compile_option
-@force_option
-@json_option
+@report_options
 def command(
     *,
     source: str,
@@ -104,10 +147,8 @@ def command(
     truncation: float,
     noise_mode: Any,
     grid: bool,
-    style_seeds: str | None,
-    style_layers: str | None,
-    video: Path | None,
-    frames: int,
+    mixing: Mixing,
+    film: Film,
     out: Path | None,
     device: str,
     precision: str,
@@ -122,7 +163,7 @@ def command(
     clip2gan sample --seeds 0-3 --style-seeds 10-14 --out mix.png
     clip2gan sample --seeds 0-3 --video walk.mp4
     """
-    from clip2gan.generators import check_generator, find_licence, locate_generator
+    from clip2gan.generators import check_generator, find_licence
 
     with blame("--generator"):
         check_generator(source)
@@ -130,35 +171,25 @@ def command(
 
     with blame("--seeds"):
         rows = sampling.parse_seeds(seeds)
-    if style_layers is not None and style_seeds is None:
-        raise click.UsageError("--style-layers goes with --style-seeds", click.get_current_context())
+    columns = mixing.columns()
     with blame("--style-seeds"):
-        columns = [] if style_seeds is None else sampling.parse_seeds(style_seeds)
         if len(rows) * len(columns) > sampling.MOST_SEEDS:
             raise ValueError(f"more than {sampling.MOST_SEEDS:,} mixtures; ask for fewer at once")
-    if video is not None:
-        _check_video(video, rows)
-    cells = sampling.plan_cells(list(dict.fromkeys(rows)), list(dict.fromkeys(columns)))
-    if video is not None and out is None and not grid and not columns:
-        cells = []
+    film.check(rows)
+    only_film = film.video is not None and out is None and not grid and not columns
+    cells = [] if only_film else sampling.plan_cells(list(dict.fromkeys(rows)), columns)
     outputs = _plan_outputs(cells, out or Path("out"), grid or bool(columns), label)
-    check_outputs([*outputs.all(), *([video] if video else [])], force)
-    where = resolve_device(device)
+    check_outputs([*outputs.all(), *([film.video] if film.video else [])], force)
 
     from clip2gan import __version__
-    from stylegan2 import load_generator
     from stylegan2.files import fingerprint
     from stylegan2.generator import set_precision
 
-    with blame("--generator"):
-        path = locate_generator(source, sha256, progress=fetch_progress)
-    generator = load_generator(path, where)
-    with blame("--generator"):
-        sampling.check_channels(generator)
+    path, generator = _load_generator(source, sha256, device)
     with blame("--precision"):
         set_precision(generator, precision)
     with blame("--style-layers"):
-        layers = sampling.parse_layers(style_layers, generator.num_ws) if columns else []
+        layers = sampling.parse_layers(mixing.style_layers, generator.num_ws) if columns else []
     with blame("--class"):
         sampler = sampling.Sampler(generator, truncation, label, noise_mode, layers)
     if compiled:
@@ -171,16 +202,31 @@ def command(
         "class": label,
         "noise_mode": noise_mode,
         "style_layers": layers or None,
-        "device": where.type,
+        "device": resolve_device(device).type,
         "precision": precision,
         "versions": {"clip2gan": __version__, "torch": version("torch")},
     }
     report = Report("sample", settings, as_json)
     _draw_pictures(sampler, cells, outputs, settings, report)
-    if video is not None:
-        _draw_video(sampler, rows, frames, video)
-        report.wrote(video, seeds=rows)
+    if film.video is not None:
+        _draw_video(sampler, rows, film.frames, film.video)
+        report.wrote(film.video, seeds=rows)
     report.close()
+
+
+def _load_generator(source: str, sha256: str | None, device: str) -> "tuple[Path, Generator]":
+    """The file of a generator, and the generator of pictures in it."""
+    from clip2gan.generators import locate_generator
+    from clip2gan.sampling import check_channels
+    from stylegan2 import load_generator
+
+    where = resolve_device(device)
+    with blame("--generator"):
+        path = locate_generator(source, sha256, progress=fetch_progress)
+    generator = load_generator(path, where)
+    with blame("--generator"):
+        check_channels(generator)
+    return path, generator
 
 
 @dataclass(frozen=True)
@@ -241,15 +287,6 @@ def _draw_pictures(
             facts["style_seeds"] = styles
         write_png(outputs.sheet, sheet.image, {"command": "sample", **settings, **facts})
         report.wrote(outputs.sheet, **facts)
-
-
-def _check_video(video: Path, seeds: "Sequence[int]") -> None:
-    from clip2gan.video import check_video
-
-    with blame("--video"):
-        check_video(video)
-        if len(seeds) < 2:
-            raise ValueError("a video goes from seed to seed; give at least two --seeds")
 
 
 def _draw_video(sampler: "Sampler", seeds: "Sequence[int]", frames: int, video: Path) -> None:

@@ -1,0 +1,242 @@
+"""The options of `clip2gan edit` in three groups, each with the checks that need nothing computed."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from clip2gan.cli._common import EXISTING_FILE, Finite, blame, steps_option, with_steps
+from clip2gan.cli._options import grouped
+
+if TYPE_CHECKING:
+    from clip2gan.editing.directions import Method
+    from clip2gan.editing.session import InversionOptions
+    from clip2gan.model import Model
+
+Auto = Literal["auto"]
+
+
+class Strength(click.ParamType):
+    """A finite number, or the word auto."""
+
+    name = "auto|NUMBER"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value == "auto":
+            return "auto"
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'auto'.", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeOptions:
+    """What is to change, and how."""
+
+    attributes: tuple[str, ...]
+    ref_image: Path | None
+    strength: float | Auto | None
+    direction: "Method"
+    neutral: str | None
+    keep: tuple[str, ...]
+    threshold: float
+    sweep: str | None
+
+    def parse(self, is_single: bool) -> tuple[dict[str, float], list[float], float | Auto]:
+        """What is wanted: text -> strength, the factors of a sweep, and what multiplies the strengths.
+
+        Args:
+            is_single: whether an option was given that makes sense for a single edit only.
+
+        Raises click.UsageError for what makes no sense.
+        """
+        from clip2gan.editing.attributes import parse_attributes, parse_sweep
+
+        context = click.get_current_context()
+        with blame("--attr"):
+            wanted = parse_attributes(self.attributes)
+        with blame("--sweep"):
+            factors = parse_sweep(self.sweep) if self.sweep is not None else []
+        if not wanted and self.ref_image is None:
+            raise click.UsageError("say what to change: --attr TEXT or --ref-image FILE", context)
+        if factors and (is_single or self.strength is not None):
+            message = (
+                "--sweep sets the strengths and makes a strip; leave --strength, --sheet and --video out"
+            )
+            raise click.UsageError(message, context)
+        if self.strength == "auto" and not wanted:
+            raise click.BadParameter("auto needs an --attr", param_hint="'--strength'")
+        for option, texts in (
+            ("--neutral", () if self.neutral is None else (self.neutral,)),
+            ("--keep", self.keep),
+        ):
+            if not all(text.strip() for text in texts):
+                raise click.BadParameter("the text is empty", param_hint=f"'{option}'")
+        if self.strength is not None:
+            return wanted, factors, self.strength
+        given = any(abs(value) != 1 for value in wanted.values())
+        given = given or any(":" in each for each in self.attributes)
+        return wanted, factors, "auto" if wanted and not given and not factors else 1.0
+
+
+change_options = grouped(
+    "change",
+    ChangeOptions,
+    click.option(
+        "--attr",
+        "attributes",
+        multiple=True,
+        metavar="TEXT[:STRENGTH]",
+        help='What to add, such as "smiling" or "smiling:1.5"; "-glasses" takes away (repeatable).',
+    ),
+    click.option("--ref-image", type=EXISTING_FILE, metavar="FILE", help="Move towards this picture."),
+    click.option(
+        "--strength",
+        type=Strength(),
+        help="Multiplies all strengths. At 1 the attribute is as clear as in pictures that show it; auto "
+        "finds the weakest edit that CLIP recognises.  [default: auto, or 1 if an --attr sets a strength]",
+    ),
+    click.option(
+        "--direction",
+        type=click.Choice(["neighbours", "clip", "mapped", "raw"]),
+        default="neighbours",
+        show_default=True,
+        help="How a text becomes a change: towards similar pictures that it describes; by the difference of "
+        "CLIP's texts; M(text) - M(neutral); or M(text) alone, as in the paper.",
+    ),
+    click.option("--neutral", help="Text that attributes are measured against.  [default: the model's]"),
+    click.option("--keep", multiple=True, metavar="TEXT", help="What must not change (repeatable)."),
+    click.option(
+        "--threshold",
+        type=Finite(0, 1),
+        default=0.0,
+        show_default=True,
+        help="Leave alone style channels with less than this share of the largest effect on CLIP.",
+    ),
+    click.option("--sweep", metavar="A:B:N", help="Make a strip of N pictures with strengths from A to B."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """How a picture's latents are found."""
+
+    source: Literal["invert", "encoder", "clip"]
+    latents: Path | None
+    tune: bool
+    steps: int | None
+
+    def read(self, editor: "Model") -> "InversionOptions":
+        """As a session takes it. Raises click.BadParameter for what this model does not have, or take."""
+        from clip2gan.editing.inversion import load_latents
+        from clip2gan.editing.session import InversionOptions
+
+        with blame("--source"):
+            editor.check_source(self.source)
+        inversion = with_steps(editor.domain.inversion, self.steps)
+        if self.latents is None:
+            return InversionOptions(self.source, inversion, self.tune)
+        with blame("--latents"):
+            stored = load_latents(self.latents, editor.generator, editor.bundle.fingerprint)
+        return InversionOptions(self.source, inversion, self.tune, stored, self.latents.name)
+
+
+start_options = grouped(
+    "start",
+    StartOptions,
+    click.option(
+        "--source",
+        type=click.Choice(["invert", "encoder", "clip"]),
+        default="invert",
+        show_default=True,
+        help="How the picture's latents are found: by optimisation (closest), by the model's encoder (fast), "
+        "or from its CLIP embedding (fast; similar, not the same).",
+    ),
+    click.option(
+        "--latents",
+        type=EXISTING_FILE,
+        metavar="FILE.safetensors",
+        help="Use latents saved by `clip2gan invert`.",
+    ),
+    click.option(
+        "--tune", is_flag=True, help="Tune a copy of the generator to each picture for more likeness."
+    ),
+    steps_option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceOptions:
+    """Which faces of a photo are edited, and how they are found."""
+
+    align: bool
+    face: int | None
+    points: str | None
+    landmark_model: Path | None
+    paste_back: bool
+
+    def check(self, image: Path) -> None:
+        """Raise click.UsageError where the options do not go together."""
+        context = click.get_current_context()
+        given = self.face is not None or self.landmark_model is not None
+        if (given or self.paste_back) and not (self.align or self.points):
+            raise click.UsageError("--face, --landmark-model and --paste-back belong to --align", context)
+        if self.points is not None and given:
+            message = (
+                "--points give one face, so nothing is looked for; leave --face and --landmark-model out"
+            )
+            raise click.UsageError(message, context)
+        if self.points is not None and image.is_dir():
+            raise click.BadParameter("the points are of one photo; give a file", param_hint="'--image'")
+
+    def read_points(self, path: Path) -> list[tuple[float, float]] | None:
+        """The five points of `--points` in the photo at `path`; without them, faces must be detectable."""
+        if self.points is None:
+            self._check_detector()
+            return None
+        from clip2gan.editing.alignment import check_points
+        from clip2gan.images import read_picture
+
+        with blame("--points"):
+            try:
+                numbers = [float(part) for part in self.points.replace(";", ",").split(",")]
+            except ValueError:
+                numbers = []
+            if len(numbers) != 10:
+                raise ValueError(f"{self.points!r} is not ten numbers X,Y,X,Y,...: eyes, nose, mouth corners")
+            points = list(zip(numbers[::2], numbers[1::2], strict=True))
+            check_points(points, read_picture(path).size, path.name)
+        return points
+
+    def _check_detector(self) -> None:
+        if not self.align:
+            return
+        from clip2gan.editing.faces import check_detector
+
+        with blame("--align"):
+            check_detector(self.landmark_model)
+
+
+face_options = grouped(
+    "faces",
+    FaceOptions,
+    click.option("--align", is_flag=True, help="Find faces and crop them the way FFHQ does."),
+    click.option(
+        "--face", type=click.IntRange(1), help="Edit only the Nth face from the left.  [default: all]"
+    ),
+    click.option(
+        "--points",
+        metavar="X,Y,...",
+        help="Eyes, nose and mouth corners of the face (left before right), instead of detecting it.",
+    ),
+    click.option(
+        "--landmark-model", type=EXISTING_FILE, metavar="FILE.task", help="MediaPipe's face landmarker model."
+    ),
+    click.option("--paste-back", is_flag=True, help="Paste the edited faces back into the photo."),
+)

@@ -1,0 +1,62 @@
+"""The model that a command uses, and how it computes."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from clip2gan.cli._common import blame, device_option, model_option, resolve_device
+from clip2gan.cli._options import grouped
+
+if TYPE_CHECKING:
+    from clip2gan.model import Model
+
+mapper_option = click.option(
+    "--mapper", metavar="KIND", help="Mapper to use, such as mlp.  [default: the model's first]"
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Precision of the generator. On a CPU auto means fp32; bf16 is quicker on CPUs that have it.",
+)
+compile_option = click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile the generator first (torch.compile); pays off for many pictures.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The options of these names."""
+
+    model: str
+    mapper: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    compiled: bool = False
+
+    def load(self) -> "Model":
+        """The model; mistakes in names are found before torch is imported."""
+        from clip2gan.bundle import choose_mapper, locate_bundle, read_config
+
+        with blame("--model"):
+            folder = locate_bundle(self.model)
+        config = read_config(folder)
+        with blame("--mapper"):
+            choose_mapper(config, self.mapper, self.model)
+        where = resolve_device(self.device)
+
+        from clip2gan.bundle import load_bundle
+        from clip2gan.model import Model
+
+        bundle = load_bundle(str(folder), where, self.mapper)
+        return Model(bundle, self.model, self.precision, self.compiled)
+
+
+model_options = grouped(
+    "using", ModelOptions, model_option, mapper_option, device_option, precision_option, compile_option
+)
