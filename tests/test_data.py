@@ -197,10 +197,10 @@ def test_prompts(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("a cat\n\n  a dog \n")
     assert plain_prompts(tmp_path / "mine.txt") == ["a cat", "a dog"]
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"empty\.txt: no prompt in it"):
+    with pytest.raises(ValueError, match=r"empty\.txt has no text in it"):
         plain_prompts(tmp_path / "empty.txt")
     with pytest.raises(FileNotFoundError, match=r"none\.txt: no such file"):
         plain_prompts(tmp_path / "none.txt")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"binary\.txt: not UTF-8"):
+    with pytest.raises(ValueError, match=r"binary\.txt is not a text file in UTF-8"):
         plain_prompts(tmp_path / "binary.txt")

@@ -402,7 +402,7 @@ def test_another_mapper_does_not_take_over_the_presets_settings(run: Run, argume
         (["--generator", "nothing.safetensors"], 2, "nothing.safetensors: no such file"),
         (["--clip", "local-dir:nowhere"], 2, "nowhere: no such folder of a CLIP model"),
         (["--data", "nowhere"], 2, "nowhere: no such folder or zip"),
-        (["--prompts", "nowhere.txt"], 2, "nowhere.txt: no such file of prompts"),
+        (["--prompts", "nowhere.txt"], 2, "nowhere.txt: no such file of texts"),
         (["--set", "weights.foo=1"], 2, "has no setting 'foo'"),
         (["--set", "mapper_settings.foo=1"], 2, "mapper 'mlp' has no setting 'foo'"),
         (["--set", "gap_settings.foo=1"], 2, "gap 'knn' has no setting 'foo'"),

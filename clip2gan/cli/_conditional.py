@@ -22,7 +22,9 @@ from stylegan2.training.gan import check_shares
 PICTURES_SHARE = 0.25  # of --max-memory, that decoded pictures may take
 
 
-def train_captioned(request: GanRequest, clip_spec: str | None, max_memory: float | None) -> None:
+def train_captioned(
+    request: GanRequest, clip_spec: str | None, max_memory: float | None, allow_missing: bool
+) -> None:
     """Train a CLIP-guided conditional GAN, its batches in parts that stay below `max_memory` GB."""
     clip_spec = require_clip(clip_spec)
     processes = Processes(request.device)
@@ -43,7 +45,7 @@ def train_captioned(request: GanRequest, clip_spec: str | None, max_memory: floa
     if max_memory is not None:
         memory_limit = min(memory_limit, round(PICTURES_SHARE * max_memory * 1e9))
     with blame("--data"):
-        opened = open_captioned(request.data, size, memory_limit)
+        opened = open_captioned(request.data, size, memory_limit, allow_missing)
     settings = {
         "command": "train-gan",
         "condition": "clip",

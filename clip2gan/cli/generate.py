@@ -151,23 +151,14 @@ def _read_sources(texts: Sequence[str], prompts: Path | None, image: Path | None
     option = "--text" if prompts is None else "--prompts"
     with blame(option):
         if prompts is not None:
-            texts = _read_prompts(prompts)
+            from clip2gan.data.lines import read_texts
+
+            texts = read_texts(prompts)
         for text in texts:
             if not text.strip():
                 raise ValueError("the text is empty; say what the picture shows")
             text.encode()  # an argument that is not valid UTF-8 arrives with surrogates
     return [Source(text, "text", text) for text in texts]
-
-
-def _read_prompts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file in UTF-8; give one text a line") from None
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise ValueError(f"{path} has no text in it; give one text a line")
-    return texts
 
 
 def _plan(sources: Sequence[Source], num: int, seed: int, out: Path, grid: bool) -> list[Path | None]:

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from clip2gan.cli._common import check_outputs, device_option, force_option, progress, resolve_device
+from clip2gan.cli._common import (
+    allow_missing_option,
+    check_outputs,
+    device_option,
+    force_option,
+    progress,
+    resolve_device,
+)
 
 EXAMPLE = """
 Examples:
@@ -42,6 +49,7 @@ Flickr8k and Flickr30k ship them, in a .txt or .json beside each picture or in a
 )
 @click.option("--only-captioned", is_flag=True, help="Leave out pictures without a caption.")
 @click.option("--any-script", is_flag=True, help="Keep captions in other scripts than Latin.")
+@allow_missing_option
 @click.option("--processes", type=click.IntRange(1), help="That convert pictures.  [default: all cores]")
 @device_option
 @force_option
@@ -54,6 +62,7 @@ def command(
     clip_spec: str,
     only_captioned: bool,
     any_script: bool,
+    allow_missing: bool,
     processes: int | None,
     device: str,
     force: bool,
@@ -78,6 +87,7 @@ def command(
         resolution=resolution,
         resize=resize,  # type: ignore[arg-type]  # click has checked it
         any_script=any_script,
+        allow_missing=allow_missing,
         only_captioned=only_captioned,
     )
     done = prepare(
@@ -88,6 +98,8 @@ def command(
         processes or os.cpu_count() or 1,
         lambda chunks, total: progress(chunks, "pictures [x256]", total),
     )
+    for line in [*done.skipped.how_matched(), *done.skipped.notes]:
+        click.echo(line, err=True)
     for line in done.skipped.summary():
         click.echo(f"skipped {line}", err=True)
     without = f", {done.uncaptioned} pictures without" if done.uncaptioned else ""

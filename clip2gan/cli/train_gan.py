@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from clip2gan.cli._common import EXISTING_FILE, Finite, device_option, resolve_device
+from clip2gan.cli._common import EXISTING_FILE, Finite, allow_missing_option, device_option, resolve_device
 from clip2gan.cli._gan import GanRequest
 from clip2gan.cli._options import (
     own_settings,
@@ -117,6 +117,7 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
     metavar="GB",
     help="With --condition clip: compute batches in as large parts as stay below it.",
 )
+@allow_missing_option
 @setting_options(PRESETS, "half", defaults={"half": "half on GPUs, and on CPUs that have bfloat16"})
 @run_options
 @device_option
@@ -131,6 +132,7 @@ def command(
     init: Path | None,
     clip_spec: str | None,
     max_memory: float | None,
+    allow_missing: bool,
     given: Mapping[str, Any],
     assignments: tuple[str, ...],
     dry_run: bool,
@@ -144,7 +146,12 @@ def command(
     if is_clip and "adversarial_lr" in given:
         given = {**given, "lr": given["adversarial_lr"]}
     settings = own_settings(GanTraining if is_clip else TrainingConfig, given)
-    strangers = {"--perceptual": perceptual} if is_clip else {"--clip": clip_spec, "--max-memory": max_memory}
+    only_captioned = {
+        "--clip": clip_spec,
+        "--max-memory": max_memory,
+        "--allow-missing": allow_missing or None,
+    }
+    strangers = {"--perceptual": perceptual} if is_clip else only_captioned
     stray = [f"--{name.replace('_', '-')}" for name in given.keys() - settings.keys() - {"adversarial_lr"}]
     stray += [name for name, value in strangers.items() if value is not None]
     if stray:
@@ -165,7 +172,7 @@ def command(
     if is_clip:
         from clip2gan.cli._conditional import train_captioned
 
-        train_captioned(request, clip_spec, max_memory)
+        train_captioned(request, clip_spec, max_memory, allow_missing)
     else:
         from clip2gan.cli._unconditional import train_plain
 

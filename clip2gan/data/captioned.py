@@ -100,17 +100,21 @@ class Uncoded:
         return Captioned(Mixed(self.pictures), torch.cat(images), torch.cat(texts), torch.tensor(counts))
 
 
-def open_captioned(sources: Sequence[str], resolution: int, memory_limit: int = MEMORY_LIMIT) -> Uncoded:
+def open_captioned(
+    sources: Sequence[str], resolution: int, memory_limit: int = MEMORY_LIMIT, allow_missing: bool = False
+) -> Uncoded:
     """Open folders, zips and shards of pictures with the captions beside them.
 
     Up to `memory_limit` bytes of decoded pictures are kept. What is skipped is named in warnings. Raises what
-    `open_pictures` raises.
+    `open_pictures` and `read_captions` raise.
     """
     opened = Uncoded([], [], [])
     for source in sources:
         files = open_files(source)
         pictures = open_pictures(source, resolution, memory_limit // len(sources))
-        captions = read_captions(files)
+        captions = read_captions(files, allow_missing=allow_missing)
+        for line in [*captions.how_matched(), *captions.notes]:
+            log.warning("%s: %s", source, line)
         for line in captions.summary():
             log.warning("%s: skipped %s", source, line)
         opened.files.append(files)

@@ -51,12 +51,14 @@ class Preparation:
             stretches it.
         any_script: keep captions in other scripts than Latin.
         only_captioned: leave out pictures without a caption.
+        allow_missing: go on where a table names mostly pictures that are not there.
     """
 
     resolution: int = 64
     resize: Resize = "crop"
     any_script: bool = False
     only_captioned: bool = False
+    allow_missing: bool = False
 
 
 @dataclass
@@ -90,7 +92,7 @@ def prepare(
     Raises ValueError when no picture can be used, and what `open_files` raises.
     """
     files = open_files(source)
-    captions = read_captions(files, settings.any_script)
+    captions = read_captions(files, settings.any_script, settings.allow_missing)
     names = files.pictures
     if settings.only_captioned:
         names = [name for name in names if name in captions.of]

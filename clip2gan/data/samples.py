@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clip2gan.clip import ClipEncoder
+from clip2gan.data.lines import read_texts
 from clip2gan.data.pictures import Pictures
 from clip2gan.devices import pictures_at_once
 from clip2gan.domain import Domain
@@ -122,15 +123,7 @@ def plain_prompts(path: str | Path | None = None, domain: Domain | None = None) 
     if path is None and domain is not None and domain.prompts:
         return list(domain.prompts)
     source = resources.files("clip2gan.data") / "prompts.txt" if path is None else Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}: no such file of prompts")
-    try:
-        prompts = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: not UTF-8 text ({error.reason}); give one prompt a line") from error
-    if not prompts:
-        raise ValueError(f"{source}: no prompt in it; give one a line")
-    return prompts
+    return read_texts(source)
 
 
 def weights_fingerprint(module: nn.Module) -> str:

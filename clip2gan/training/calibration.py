@@ -33,7 +33,8 @@ TEXTS, DRAWS = 16, 4  # pictures by which a gap is judged
 SHARPNESSES, GUIDANCES = (1.0, 0.5, 2.0), (1.5, 1.0, 2.0, 2.5)  # the first ones are those without calibration
 RATES, STEPS = (0.1, 0.05, 0.2), (20, 40, 80, 160)
 INVERTED = 4  # samples
-ENOUGH = 1.03  # times the best error, at which fewer steps are as good
+ENOUGH = 1.03  # times the best error, at which fewer steps are as good; as they are at less than
+ONE_LEVEL = 2 / 255  # of difference on [-1, 1]: a step of 8 bits, which nobody sees
 LEAST_AGREES, MOST_AGREES = 0.5, 0.9
 ALIKE = 0.85  # from unrelated pictures (0) to the same one (1): what an edit leaves of all that is not named
 CLOSER = 3.0  # dB that an inversion is better than an unrelated picture of the model
@@ -201,7 +202,7 @@ def _calibrate_inversion(
             errors[rate, steps] = error(rate, steps)
     course = {steps: found for (tried, steps), found in sorted(errors.items()) if tried == rate}
     best = min(course.values())
-    steps = next(steps for steps, found in course.items() if found <= ENOUGH * best)
+    steps = next(steps for steps, found in course.items() if found <= max(ENOUGH * best, ONE_LEVEL))
     figures = {f"inversion_l1_after_{steps}": found for steps, found in course.items()}
     return dataclasses.replace(config, lr=rate, steps=steps), figures
 
