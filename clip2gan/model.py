@@ -20,7 +20,7 @@ from torch import Tensor
 from clip2gan import __version__
 from clip2gan.bundle import Bundle, load_bundle
 from clip2gan.data.pictures import fit_square
-from clip2gan.defaults import TRUNCATION
+from clip2gan.defaults import MODEL, TRUNCATION
 from clip2gan.devices import resolve_device
 from clip2gan.domain import InversionConfig, TuningConfig
 from clip2gan.drawing import Drawing, Prompt, candidate_seed, check_text
@@ -38,7 +38,7 @@ Source = Literal["invert", "encoder", "clip"]
 
 
 def load(
-    model: str = "avatars",
+    model: str = MODEL,
     device: str = "auto",
     mapper: str | None = None,
     precision: str = "auto",

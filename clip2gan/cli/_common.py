@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from clip2gan.defaults import TRUNCATION
+from clip2gan.defaults import MODEL, TRUNCATION
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ sha256_option = click.option(
 )
 model_option = click.option(
     "--model",
-    default="avatars",
+    default=MODEL,
     show_default=True,
     metavar="NAME|FOLDER|hf-hub:ORG/NAME",
     help="Model to use; `clip2gan models` lists the installed ones.",

@@ -93,7 +93,7 @@ change_options = grouped(
         "attributes",
         multiple=True,
         metavar="TEXT[:STRENGTH]",
-        help='What to add, such as "smiling" or "smiling:1.5"; "-glasses" takes away (repeatable).',
+        help='What to add, such as "red" or "red:1.5"; "-red" takes away (repeatable).',
     ),
     click.option("--ref-image", type=EXISTING_FILE, metavar="FILE", help="Move towards this picture."),
     click.option(
@@ -224,7 +224,7 @@ class FaceOptions:
 
 
 face_options = grouped(
-    "faces",
+    "framing",
     FaceOptions,
     click.option("--align", is_flag=True, help="Find faces and crop them the way FFHQ does."),
     click.option(

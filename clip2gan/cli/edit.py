@@ -58,7 +58,7 @@ def command(
     image: Path,
     change: ChangeOptions,
     start: StartOptions,
-    faces: FaceOptions,
+    framing: FaceOptions,
     sheet: bool,
     video: Path | None,
     out: Path,
@@ -76,10 +76,10 @@ def command(
     clip2gan edit --model FFHQ --image photo.jpg --attr smiling --align --paste-back --out smiling.png
     """
     wanted, factors, strength = change.parse(is_single=sheet or video is not None)
-    faces.check(image)
+    framing.check(image)
     paths = input_pictures(image)
     files = EditFiles(paths, out, folder=image.is_dir(), sheet=sheet, video=video, force=force)
-    points = faces.read_points(paths[0])
+    points = framing.read_points(paths[0])
 
     editor = using.load()
     from clip2gan.editing.output import write_table
@@ -99,7 +99,7 @@ def command(
         change.neutral,
         change.keep,
         change.threshold,
-        faces.paste_back,
+        framing.paste_back,
     )
     settings = {
         "source": start.source,
@@ -110,10 +110,10 @@ def command(
         "keep": list(change.keep) or None,
         "threshold": change.threshold or None,
         "tune": start.tune or None,
-        "align": faces.align or faces.points or None,
-        "face": faces.face,
-        "landmark_model": _name(faces.landmark_model),
-        "paste_back": faces.paste_back or None,
+        "align": framing.align or framing.points or None,
+        "face": framing.face,
+        "landmark_model": _name(framing.landmark_model),
+        "paste_back": framing.paste_back or None,
         "ref_image": _name(change.ref_image),
         "strength": factors or strength,
         "seed": seed,
@@ -128,10 +128,10 @@ def command(
                 session = EditSession(
                     editor,
                     photo.picture,
-                    align="ffhq" if faces.align else None,
-                    face=faces.face,
+                    align="ffhq" if framing.align else None,
+                    face=framing.face,
                     points=points,
-                    landmark_model=faces.landmark_model,
+                    landmark_model=framing.landmark_model,
                     inversion=options,
                     progress=progress,
                 )

@@ -32,6 +32,7 @@ from clip2gan.cli._evaluation import (
     texts_to_draw,
     texts_to_edit,
 )
+from clip2gan.defaults import MODEL
 
 if TYPE_CHECKING:
     from clip2gan.evaluation.report import Evaluation, Instruments, Protocol
@@ -43,14 +44,14 @@ Example:
 
     clip2gan evaluate --model runs/flow/bundle --against runs/mlp/bundle --real pictures.zip --out report.json
 
-A model's other mappers are MODEL:MAPPER, as avatars:flow. report.json has the figures and all that they were
-measured with; beside it come report.md, the table, and report.png, a sheet with a row for each prompt.
+A model's other mappers are MODEL:MAPPER, as runs/flow/bundle:mlp. report.json has the figures and all that
+they were measured with; beside it come report.md, the table, and report.png, a sheet with a row a prompt.
 """
 
 
 @click.command(epilog=EXAMPLE)
 @click.option(
-    "--model", default="avatars", show_default=True, metavar="MODEL[:MAPPER]", help="The model to measure."
+    "--model", default=MODEL, show_default=True, metavar="MODEL[:MAPPER]", help="The model to measure."
 )
 @click.option(
     "--against",

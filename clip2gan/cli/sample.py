@@ -23,6 +23,7 @@ from clip2gan.cli._common import (
 )
 from clip2gan.cli._model import compile_option, precision_option
 from clip2gan.cli._options import grouped
+from clip2gan.defaults import MODEL
 
 if TYPE_CHECKING:
     from clip2gan.sampling import Cell, Sampler
@@ -107,7 +108,7 @@ film_options = grouped(
 @click.option(
     "--generator",
     "source",
-    default="avatars",
+    default=MODEL,
     show_default=True,
     metavar="NAME|FILE|URL",
     help="The generator: a name, any checkpoint that `clip2gan convert` reads, or its https address.",

@@ -25,7 +25,7 @@ Example:
 
     clip2gan train-encoder --model runs/mapper/bundle --data sampled --data pictures.zip --out runs/encoder
 
-    clip2gan edit --model runs/encoder/bundle --source encoder --image face.png --attr smiling --out new.png
+    clip2gan edit --model runs/encoder/bundle --source encoder --image photo.png --attr red --out new.png
 
 The same command goes on where it was stopped; under torchrun or accelerate launch, processes share a batch.
 The folder holds config.json, log.jsonl, checkpoints/, samples/ (pictures, and what comes back), and in the

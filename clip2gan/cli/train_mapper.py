@@ -24,7 +24,7 @@ from clip2gan.cli._options import (
     setting_options,
 )
 from clip2gan.cli._runs import show_settings
-from clip2gan.defaults import SMALL
+from clip2gan.defaults import MODEL, SMALL
 from clip2gan.devices import resolve_precision
 from clip2gan.generators import check_generator, is_bundle, locate_generator
 from clip2gan.noise import C3_NOISE
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from clip2gan.training.settings import MapperTraining
     from stylegan2.processes import Processes
 
-AVATARS = "avatars"
 EXAMPLE = """
 Example:
 
@@ -53,7 +52,7 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
 @click.option(
     "--generator",
     "generator_source",
-    default=AVATARS,
+    default=MODEL,
     show_default=True,
     metavar="NAME|FILE|URL",
     help="The frozen StyleGAN2: a model's name, any checkpoint that `clip2gan convert` reads, or its https "

@@ -25,13 +25,13 @@ def parse_attributes(items: Iterable[str]) -> dict[str, float]:
             strength = math.nan
         if not math.isfinite(strength):
             raise ValueError(
-                f"{item!r}: {number!r} is not a number; write TEXT or TEXT:STRENGTH, as in smiling:1.5"
+                f"{item!r}: {number!r} is not a number; write TEXT or TEXT:STRENGTH, as in red:1.5"
             )
         text = text.strip()
         if text.startswith(MINUS_SIGNS):
             text, strength = text[1:].strip(), -strength
         if not text:
-            raise ValueError(f"{item!r} names no attribute; write TEXT or TEXT:STRENGTH, as in smiling:1.5")
+            raise ValueError(f"{item!r} names no attribute; write TEXT or TEXT:STRENGTH, as in red:1.5")
         if text in attributes:
             raise ValueError(f"the attribute {text!r} is given twice; give it once, with one strength")
         attributes[text] = strength

@@ -13,30 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stylegan2.checkpoints.containers import read_legacy
 from stylegan2.checkpoints.pickles import (
-    PERSISTENT,
     CheckpointError,
-    Name,
     Record,
     Value,
     describe,
     printable,
 )
+from stylegan2.checkpoints.storages import STORAGE_TYPES, itemsize, storage_key
 from stylegan2.files import check_finite
 
-# PyTorch's storage classes. bfloat16, which numpy lacks, is read as integers and reinterpreted.
-STORAGE_TYPES = {
-    "torch.FloatStorage": "f4",
-    "torch.DoubleStorage": "f8",
-    "torch.HalfStorage": "f2",
-    "torch.BFloat16Storage": "bf16",
-    "torch.LongStorage": "i8",
-    "torch.IntStorage": "i4",
-    "torch.ShortStorage": "i2",
-    "torch.CharStorage": "i1",
-    "torch.ByteStorage": "u1",
-    "torch.BoolStorage": "?",
-}
 NUMPY_TYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
 PARAMETER = "torch._utils._rebuild_parameter"
 TENSORS = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
@@ -118,8 +105,6 @@ class Storages:
         return np.lib.stride_tricks.as_strided(flat[start:], shape, steps, writeable=False), dtype
 
     def _storage(self, value: Value) -> tuple[memoryview, str]:
-        from stylegan2.checkpoints.containers import read_legacy
-
         if isinstance(value, Record) and value.name == NESTED and len(value.args) == 1:
             data = value.args[0]
             if not isinstance(data, (bytes, memoryview)):
@@ -135,27 +120,6 @@ def _stored(value: Value, parts: Mapping[str, memoryview]) -> tuple[memoryview, 
         raise CheckpointError(f"its storage {key!a:.40} is missing; get the file again")
     data = parts[key]
     return data[: len(data) - len(data) % itemsize(dtype)], dtype
-
-
-def storage_key(value: Value) -> tuple[str, str]:
-    """(key, type) of a reference ("storage", class, key, location, number of elements[, None]).
-
-    The location (the device it was on) does not matter here.
-    """
-    pid = value.args[0] if isinstance(value, Record) and value.name == PERSISTENT else None
-    if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], Name)):
-        raise CheckpointError(f"expected a storage, found {describe(value)}")
-    if (
-        not isinstance(pid[2], str)
-        or pid[1].name not in STORAGE_TYPES
-        or (len(pid) > 5 and pid[5] is not None)
-    ):
-        raise CheckpointError("a storage of an unknown kind")
-    return pid[2], STORAGE_TYPES[pid[1].name]
-
-
-def itemsize(dtype: str) -> int:
-    return 2 if dtype == "bf16" else np.dtype(dtype).itemsize
 
 
 def numpy_array(value: Value) -> np.ndarray:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from stylegan2.checkpoints import pickles
-from stylegan2.checkpoints.arrays import itemsize, storage_key
 from stylegan2.checkpoints.pickles import CheckpointError, Record, Value
+from stylegan2.checkpoints.storages import itemsize, storage_key
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
