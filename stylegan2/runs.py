@@ -83,6 +83,12 @@ class RunFolder:
             self._truncate_log(-1)
         return None
 
+    @property
+    def newest(self) -> Path | None:
+        """The file of the newest checkpoint, readable or not."""
+        files = self._checkpoints()
+        return files[-1] if files else None
+
     def log(self, step: int, **figures: float) -> None:
         """Append one line of figures to log.jsonl (and to TensorBoard)."""
         line = {"step": step, "seconds": round(time.monotonic() - self._start, 1)}

@@ -239,6 +239,27 @@ def test_files_are_kept_unless_forced_and_json_lists_them(sample: Run) -> None:
     assert sample("plain", "--force")[0] == 0
 
 
+def test_the_licence_is_told_once(run: Run, tmp_path: Path) -> None:
+    generator = make_generator()
+    generator.licence = "for tests only"
+    save_generator(generator, tmp_path / "owned.safetensors")
+    for command in (
+        (
+            "sample",
+            "--generator",
+            tmp_path / "owned.safetensors",
+            "--device",
+            "cpu",
+            "--out",
+            tmp_path / "a.png",
+        ),
+        ("convert", tmp_path / "owned.safetensors", tmp_path / "b.safetensors"),
+    ):
+        code, out, err = run(*command)
+        assert (code, err) == (0, "")
+        assert out.count("for tests only") == 1
+
+
 def test_neither_clip_nor_the_compiler_is_imported(files: Path, tmp_path: Path) -> None:
     script = (
         "import sys\n"

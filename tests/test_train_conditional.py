@@ -414,7 +414,9 @@ def test_the_command_trains_and_goes_on(
     assert "8 pictures with 12 captions (2 with none)" in out
     assert out.strip().endswith(f"wrote {tmp_path / 'run' / 'bundle'}")
     assert json.loads((tmp_path / "run" / "memory.json").read_text())["part"] == 4
-    assert run(*arguments, "--max-memory", 16)[0] == 0
+    code, out, _ = run(*arguments, "--max-memory", 16)
+    assert code == 0
+    assert "is finished: all of its 2 steps are done; to train on, start another run from it: --init" in out
     code, _, err = run(*arguments, "--max-memory", 17)  # which is no other training
     assert code == 0, err
     assert json.loads((tmp_path / "run" / "memory.json").read_text())["limit"] == 17

@@ -182,6 +182,12 @@ def test_command_trains_and_refuses_other_settings(pictures, tmp_path):
     assert result.exit_code == 0
     assert f"wrote {out / 'generator.safetensors'}" in result.output
     assert load_generator(out / "generator.safetensors").config.img_resolution == 16
+    again = CliRunner().invoke(command, arguments(pictures, out), catch_exceptions=False)
+    newest = out / "checkpoints" / "00000007.safetensors"
+    assert f"{out} is finished: all of its 7 steps are done; to train on, start another" in again.output
+    assert f"--init {newest} " in again.output
+    assert newest.is_file()
+    assert "finished" not in result.output
     with pytest.raises(ValueError, match="begun with other settings"):
         CliRunner().invoke(command, arguments(pictures, out, batch=4), catch_exceptions=False)
 

@@ -7,6 +7,7 @@ import click
 from clip2gan.cli._common import blame, require_clip
 from clip2gan.cli._gan import GanRequest, own_resolution, preset_for, warn_of_shrinking
 from clip2gan.cli._options import configure
+from clip2gan.cli._runs import tell_if_finished
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import open_captioned, picture_sides
 from clip2gan.data.pictures import MEMORY_LIMIT
@@ -19,6 +20,7 @@ from stylegan2.processes import Processes
 from stylegan2.runs import RunFolder
 from stylegan2.training.gan import check_shares
 
+ANEW = "start another run from it: --init {checkpoint} --mapping-steps 0 --steps N --out FOLDER"
 PICTURES_SHARE = 0.25  # of --max-memory, that decoded pictures may take
 
 
@@ -69,6 +71,7 @@ def train_captioned(
         return
     with processes.first_before_others():
         run = RunFolder.open(request.out, settings)
+    tell_if_finished(run, config.total_steps, ANEW, processes)
     captioned = opened.embed(clip, run.path / "cache", processes)
     without = int((captioned.counts == 0).sum())
     tell(

@@ -9,6 +9,7 @@ import click
 from clip2gan.cli._common import blame
 from clip2gan.cli._gan import GanRequest, own_resolution, preset_for, warn_of_shrinking
 from clip2gan.cli._options import configure
+from clip2gan.cli._runs import tell_if_finished
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import picture_sides
 from clip2gan.data.pictures import open_mixed
@@ -20,6 +21,10 @@ from stylegan2.runs import RunFolder
 from stylegan2.training.config import preset_at
 from stylegan2.training.gan import check_shares, train
 
+ANEW = (
+    "start another run from it: --init {checkpoint} --autoencoder-images 0 --mapping-steps 0 "
+    "--adversarial-images N --out FOLDER"
+)
 PERCEPTUAL_WEIGHT = 6.0  # where a CLIP is given and no weight
 
 
@@ -58,6 +63,7 @@ def train_plain(request: GanRequest, perceptual: str | None) -> None:
         pictures = open_mixed(request.data, resolution)
     with processes.first_before_others():
         run = RunFolder.open(request.out, settings)
+    tell_if_finished(run, config.total_steps, ANEW, processes)
     distance = perceptual_distance(clip) if clip else None
     train(config, pictures, run, processes.device, perceptual=distance, initial=initial)
     if processes.is_first:

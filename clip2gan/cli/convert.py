@@ -55,12 +55,12 @@ def command(
             raise click.BadParameter(message, param_hint="'DST'")
         check_outputs([target], force)
     from stylegan2 import save_generator
-    from stylegan2.checkpoints import inspect, load_generator, local_file
+    from stylegan2.checkpoints import inspect, local_file, read_generator
 
     path = local_file(source, sha256, progress=fetch_progress)
     facts = {"source": source, **inspect(path, network=network)}
     if target is not None:
-        save_generator(load_generator(path, network=network), target)
+        save_generator(read_generator(path, network)[0], target)  # `facts` have its licence and notes
         facts["written"] = str(target)
     if as_json:
         click.echo(json.dumps(facts, indent=2))

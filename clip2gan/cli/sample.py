@@ -20,6 +20,7 @@ from clip2gan.cli._common import (
     resolve_device,
     sha256_option,
     truncation_option,
+    warn,
 )
 from clip2gan.cli._model import compile_option, precision_option
 from clip2gan.cli._options import grouped
@@ -219,15 +220,17 @@ def _load_generator(source: str, sha256: str | None, device: str) -> "tuple[Path
     """The file of a generator, and the generator of pictures in it."""
     from clip2gan.generators import locate_generator
     from clip2gan.sampling import check_channels
-    from stylegan2 import load_generator
+    from stylegan2.checkpoints import read_generator
 
     where = resolve_device(device)
     with blame("--generator"):
         path = locate_generator(source, sha256, progress=fetch_progress)
-    generator = load_generator(path, where)
+    generator, notes = read_generator(path)  # its licence is among what the command prints anyway
+    for note in notes:
+        warn(f"{path}: {note}")
     with blame("--generator"):
         check_channels(generator)
-    return path, generator
+    return path, generator.to(where)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from clip2gan.cli._options import (
     run_options,
     setting_options,
 )
-from clip2gan.cli._runs import show_settings
+from clip2gan.cli._runs import show_settings, tell_if_finished
 from clip2gan.defaults import SMALL
 from clip2gan.devices import resolve_precision
 from clip2gan.training.encoder_presets import PRESETS
@@ -89,6 +89,7 @@ def command(
         return
     with processes.first_before_others():
         run = RunFolder.open(out, settings)
+    tell_if_finished(run, config.steps, "give more --steps and another --out", processes)
     train_encoder(config, bundle.generator, bundle.clip, pictures, run)
     if processes.is_first:
         add_encoder(folder, out / RESULT, out / "bundle", out.name or None)

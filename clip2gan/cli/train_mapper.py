@@ -23,7 +23,7 @@ from clip2gan.cli._options import (
     run_options,
     setting_options,
 )
-from clip2gan.cli._runs import show_settings
+from clip2gan.cli._runs import show_settings, tell_if_finished
 from clip2gan.defaults import MODEL, SMALL
 from clip2gan.devices import resolve_precision
 from clip2gan.generators import check_generator, is_bundle, locate_generator
@@ -145,6 +145,8 @@ def command(
     networks = Networks.load(config, where)
     with processes.first_before_others():
         run = RunFolder.open(out, settings)
+    remedy = "give more --steps and another --out"
+    tell_if_finished(run, config.warmup_steps + config.steps, remedy, processes)
     if processes.is_first:
         list_skipped(pictures, out)
         _warn_without_prompts(domain)

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from clip2gan.data.files import Files, open_files
 from clip2gan.images import decode
 from clip2gan.images.formats import summarise_left_out, why_not_picture
 from stylegan2.files import atomic_path
+from stylegan2.progress import progress_bar
 
 SKIPPED = "skipped.txt"
 MEMORY_LIMIT = 4 << 30  # bytes of decoded pictures that are kept
@@ -69,7 +69,7 @@ class Pictures:
 
         with ThreadPoolExecutor(WORKERS) as pool:
             found = pool.map(check, range(len(names)))
-            checked = list(tqdm(found, "reading pictures", len(names), leave=False, disable=None, delay=1))
+            checked = list(progress_bar(found, "reading pictures", len(names)))
 
         good = [index for index, (_, reason) in enumerate(checked) if reason is None]
         self.names = self._dataset.names = [names[index] for index in good]

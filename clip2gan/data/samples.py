@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.lines import read_texts
@@ -22,6 +21,7 @@ from clip2gan.devices import pictures_at_once
 from clip2gan.domain import Domain
 from stylegan2 import Generator
 from stylegan2.files import load_tensors, save_tensors
+from stylegan2.progress import progress_bar
 from stylegan2.runs import step_generator
 
 SHARD = 1024  # rows of a shard
@@ -165,7 +165,7 @@ def shards(
         for start in starts[processes.index :: processes.count]:
             shard(start)
         processes.wait()
-    shards = [shard(start) for start in tqdm(starts, description, disable=None, leave=False, delay=1)]
+    shards = [shard(start) for start in progress_bar(starts, description)]
     return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 

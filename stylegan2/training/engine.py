@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from stylegan2.processes import Processes
+from stylegan2.progress import progress_bar
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
 from stylegan2.training.schedule import ema_keep, ema_update
 
@@ -181,8 +181,7 @@ class Trainer:
             logger.warning("%d of %d steps were left out: their values were not finite", self._skipped, total)
 
     def _bar(self, steps: range) -> Iterable[int]:
-        disable = None if self.processes.is_first else True
-        return tqdm(steps, "training", steps.stop, initial=steps.start, disable=disable, leave=False, delay=2)
+        return progress_bar(steps, "training", steps.stop, steps.start, self.processes.is_first)
 
     def _phase_of(self, number: int) -> tuple[Phase, int]:
         """The phase of a step, and the number of the phase's first step."""

@@ -21,6 +21,7 @@ from stylegan2.discriminator import Discriminator, Encoder, check_groups, copy_t
 from stylegan2.generator import Generator, MappingNetwork, save_generator
 from stylegan2.layers import half_dtype
 from stylegan2.processes import Processes, RowNoise, draw_seeds
+from stylegan2.progress import progress_bar
 from stylegan2.runs import RunFolder, step_generator, unpack
 from stylegan2.training.config import TrainingConfig
 from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
@@ -168,8 +169,9 @@ def encode_all(
     count = len(pictures)
     rounds = -(-count // processes.count)
     own = [min(row * processes.count + processes.index, count - 1) for row in range(rounds)]
-    parts = (own[start : start + batch] for start in range(0, rounds, batch))
-    w = torch.cat([encoder(_to_images(pictures.batch(part), device)) for part in parts])
+    parts = [own[start : start + batch] for start in range(0, rounds, batch)]
+    shown = progress_bar(parts, f"encoding pictures [x{batch * processes.count}]", shown=processes.is_first)
+    w = torch.cat([encoder(_to_images(pictures.batch(part), device)) for part in shown])
     return processes.gather(w)[:count]
 
 
@@ -303,7 +305,9 @@ class _Training:
         config = self.config
         steps = config.mapping_steps - int(FLOW_SHARE * config.mapping_steps)
         count = min(MAPPING_PAIRS, max(MAPPING_BATCH, steps * PAIRS_PER_STEP))
-        return Pairs(self.networks.flow, config.generator.z_dim, count, step_generator(config.seed, -1))
+        random = step_generator(config.seed, -1)
+        z_dim, shown = config.generator.z_dim, self.processes.is_first
+        return Pairs(self.networks.flow, z_dim, count, random, shown)
 
     def _fit_flow(self, step: Step) -> Updates:
         """A step that all processes do alike, as the next one is: it is small."""
