@@ -4,7 +4,7 @@
     python -m tools.faces.measure --samples data/faces --out data/faces-measured
 
 OUT gets a file for each file of latents, 00003072.safetensors: "seed" [N]; "age" [N], years; "man" [N],
-probability; "landmarks" [N, 478, 2], from 0 to 1, NaN where no face was found; "corners" [N, 2], mean
+probability; "landmarks" [N, 478, 2], from 0 to 1, all 0 where no face was found; "corners" [N, 2], mean
 brightness (0 to 255) of the upper corners; "sides" [N, 2], that of the left and right half of the face. Files
 that are there are not made again, so the same command goes on after a stop and takes samples drawn since.
 
@@ -80,7 +80,7 @@ def open_networks() -> tuple[Any, Callable[[np.ndarray], np.ndarray]]:
     def landmarks(pixels: np.ndarray) -> np.ndarray:
         found = mesh.process(pixels).multi_face_landmarks
         if not found:
-            return np.full((NUM_LANDMARKS, 2), np.nan)
+            return np.zeros((NUM_LANDMARKS, 2))
         return np.array([[point.x, point.y] for point in found[0].landmark])
 
     return AgeAndGender(), landmarks
