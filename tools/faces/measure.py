@@ -31,6 +31,9 @@ SIZE = 256  # pixels at which faces are looked at
 FACE = (78, 206, 206, 50)  # top, right, bottom, left: where FFHQ's alignment has the face, in 256 px
 CORNER = 40  # pixels a side
 NUM_LANDMARKS = 478
+NOSE, LEFT_CHEEK, RIGHT_CHEEK = 1, 234, 454  # of MediaPipe's mesh
+FRONT, TURNED = 0.08, 0.22  # how far the nose is from the middle, in widths of the face
+DARK, LIGHT = 80, 150  # brightness of the upper corners
 
 
 def measure_shard(
@@ -101,6 +104,27 @@ def read_measured(folder: Path, seeds: list[int]) -> dict[str, Tensor]:
     places = [known[seed] for seed in seeds]
     names = [name for name in shards[0] if name != "seed"]
     return {name: torch.stack([shards[i][name][row] for i, row in places]) for name in names}
+
+
+def measured_values(measures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The groups that are measured: for each sample the value's index, int64 [N], -1 where it is unsure.
+
+    A head is turned where the tip of the nose is far from the middle between the cheeks; the background is
+    dark or light where both upper corners are.
+    """
+    nose, left, right = (measures["landmarks"][:, point, 0] for point in (NOSE, LEFT_CHEEK, RIGHT_CHEEK))
+    turn = ((nose - left) / (right - left).clamp(min=1e-3) - 0.5).abs()
+    turn[~measures["landmarks"].flatten(1).any(1)] = float("nan")
+    corners = measures["corners"]
+    return {
+        "pose": _between(turn, FRONT, TURNED),
+        "background": torch.where(corners.amax(1) < DARK, 0, torch.where(corners.amin(1) > LIGHT, 1, -1)),
+    }
+
+
+def _between(x: Tensor, low: float, high: float) -> Tensor:
+    """0 below `low`, 1 above `high`, -1 elsewhere."""
+    return torch.where(x < low, 0, torch.where(x > high, 1, -1))
 
 
 @click.command(help=__doc__)

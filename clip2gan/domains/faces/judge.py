@@ -13,7 +13,7 @@ WEIGHTS = Path(__file__).with_name("judge.safetensors")
 
 
 class Judge(AttributeJudge):
-    """Pictures [N, 3, 96, 96] in [-1, 1] to probabilities of each group's values, {group: [N, values]}."""
+    """Pictures [N, 3, 96, 96] in [-1, 1] to probabilities, {group: [N, values]}."""
 
     def __init__(self, width: int = 32):
         super().__init__(vocabulary, RESOLUTION, width)
