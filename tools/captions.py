@@ -27,7 +27,6 @@ Claims = dict[str, tuple[str, ...]]
 MAX_ATTRIBUTES = 6
 COUNT_WEIGHTS = (30, 24, 18, 13, 9, 6)  # how often a caption names one, two, ... six attributes
 COMBINE_COLOUR = 0.8  # "long red hair" rather than long hair here, red hair there
-LOOSE_SHARE = 0.12  # negations and other phrases that are true of several values
 TELLING_NOUN = 0.85  # "a little boy" rather than a person who is male and a child
 MOST_QUALIFIERS = 400  # joined words for a {c}, such as "wavy light brown"
 
@@ -125,6 +124,7 @@ class Grammar:
         self._colours_of: dict[str, list[str]] = colours["of"]
         self._colourless: list[str] = colours["without"]
         self._head: str | None = colours.get("head")
+        self._loose_share: float = lexicon["loose_share"]
         # A lexicon is looked up for every caption, so what was put together once is kept.
         self._exact = cache(self._make_exact)
         self._coloured = cache(self._make_coloured)
@@ -146,7 +146,7 @@ class Grammar:
         seen = [group for group, shown in self.vocabulary.visible(attributes).items() if shown]
         if not seen:
             return Caption(r.choice(self.neutral_texts), {})
-        groups = r.sample(seen, min(count, len(seen)))
+        groups = self._choose_groups(attributes, seen, min(count, len(seen)), r)
         nouns = self._choose_nouns(attributes, groups, r)
         claims: Claims = {} if nouns is None else {**nouns.claims, **nouns.also}
         wordings = self._choose_wordings(attributes, [g for g in groups if g not in claims], r)
@@ -186,6 +186,21 @@ class Grammar:
             for entry in self.lexicon.get("nouns", ())
         )
 
+    def _choose_groups(
+        self, attributes: Mapping[str, str], seen: list[str], count: int, r: random.Random
+    ) -> list[str]:
+        """`count` of the groups, by the lexicon's weights of what people mention, or all alike."""
+        if not (weights := self.lexicon.get("mention")):
+            return r.sample(seen, count)
+
+        def key(group: str) -> float:
+            """The largest of these are a weighted sample (Efraimidis and Spirakis 2006)."""
+            weight = weights.get(f"{group}.{attributes[group]}", weights.get(group, 1.0))
+            return r.random() ** (1 / weight)
+
+        keys = {group: key(group) for group in seen}
+        return sorted(seen, key=keys.__getitem__, reverse=True)[:count]
+
     def _choose_nouns(
         self, attributes: Mapping[str, str], groups: Sequence[str], r: random.Random
     ) -> _Nouns | None:
@@ -224,7 +239,7 @@ class Grammar:
             loose = self._loose(group, attributes[group])
             wordings.append(
                 r.choice(loose)
-                if loose and r.random() < LOOSE_SHARE
+                if loose and r.random() < self._loose_share
                 else self._exact(group, attributes[group])
             )
         return _shuffled(wordings, r)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -17,6 +18,8 @@ from clip2gan.domains.faces.vocabulary import groups
 
 STRENGTHS = (0.003, 0.03)  # inverse penalties that are tried
 LANDMARK_COMPONENTS = 60
+COLOUR_COMPONENTS = 120
+COLOUR_SIZE = 32  # pixels a side
 INNER_FOLDS = 3
 LEAST_EXAMPLES = 4  # of a value, or else its group's probe does not know it
 
@@ -24,8 +27,16 @@ Features = Mapping[str, np.ndarray]
 """Sets of features that are tried for each group: name -> [N, F]."""
 
 
-def make_features(w: Tensor, measures: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Two sets: w alone, and w with the measures of `tools.faces.measure`."""
+def make_features(w: Tensor, measures: Mapping[str, Tensor], pixels: Tensor) -> dict[str, np.ndarray]:
+    """Two sets: w and colours, and both with the measures of `tools.faces.measure`.
+
+    Args:
+        w: latents [N, w_dim].
+        measures: of `tools.faces.measure.read_measured`.
+        pixels: of small pictures, uint8 [N, 3, R, R].
+    """
+    small = F.adaptive_avg_pool2d(pixels.float() / 255, COLOUR_SIZE).flatten(1).numpy()
+    colours = PCA(COLOUR_COMPONENTS, whiten=True, random_state=0).fit_transform(small) * 0.4
     latents = _standardise(w.numpy()) * 0.3  # 512 numbers; the fewer others shall be heard beside them
     landmarks = measures["landmarks"].flatten(1).numpy()
     found = landmarks.any(1)
@@ -35,7 +46,8 @@ def make_features(w: Tensor, measures: Mapping[str, Tensor]) -> dict[str, np.nda
     ages = [age / 40, *(age >= limit for limit in (13, 20, 35, 50, 60))]
     people = np.stack([*ages, measures["man"].numpy() * 2 - 1], axis=1) * 1.5
     light = _standardise(np.concatenate([measures["corners"].numpy(), measures["sides"].numpy()], axis=1))
-    return {"w": latents, "w and measures": np.concatenate([latents, shapes, people, light], axis=1)}
+    seen = np.concatenate([latents, colours], axis=1)
+    return {"w": seen, "w and measures": np.concatenate([seen, shapes, people, light], axis=1)}
 
 
 def fit_probe(features: Features, values: Tensor, num_values: int) -> tuple[np.ndarray, str]:
