@@ -53,6 +53,7 @@ PREPROCESS_CONFIG = {
 MAX_LOGIT_SCALE = 100.0  # as in the CLIP paper
 NEUTRAL_SHARE = 0.04
 VOCABULARY_SAMPLE = 50_000  # captions that decide which tokens the model knows
+MOST_RARE = 6.0
 LEFT_OUT = -1e4  # a logit that weighs nothing in a softmax
 UNKNOWN_SHARE = 0.25  # captions into which unknown words are put
 
@@ -63,6 +64,7 @@ class Settings:
 
     model: Mapping[str, Any]
     domain: str = "avatars"
+    rare_first: bool = False
     images: int = 96_000
     batch: int = 64
     captions: int = 2
@@ -284,6 +286,16 @@ class ValueDirections(nn.Module):
         return -(targets * log_p).sum(1).mean() / self.columns.num_groups
 
 
+def rarity(truth: Tensor) -> np.ndarray:
+    """How often to draw each picture, [N], summing to 1: by the rarest of the values that it shows.
+
+    A value counts by the square root of how rare it is, but by no more than MOST_RARE.
+    """
+    counts = truth.sum(0).clamp(min=1)
+    weight = (truth * (len(truth) / counts).sqrt().clamp(max=MOST_RARE)).amax(1).clamp(min=1).double()
+    return (weight / weight.sum()).numpy()
+
+
 def make_optimizer(settings: Settings, *modules: nn.Module) -> torch.optim.AdamW:
     """AdamW; weight decay for matrices only, not for embeddings, norms, biases and scales."""
     groups: list[dict[str, Any]] = [
@@ -338,6 +350,7 @@ class _Training:
         self.optimizer = make_optimizer(settings, self.model, self.values)
         self.truth = self.columns.truth(data.attributes)
         self.unknown = self.columns.unknown(data.attributes)
+        self.weights = rarity(self.truth) if settings.rare_first else None
 
     def task(self) -> Task:
         return Task(
@@ -350,7 +363,7 @@ class _Training:
     def _step(self, step: Step) -> Updates:
         settings, tokenizer, device = self.settings, self.tokenizer, self.device
         rng = np.random.default_rng((settings.seed, step.number))
-        chosen = rng.integers(len(self.data.attributes), size=settings.batch)
+        chosen = self._choose(rng)
         texts = [tokenizer.draw(self.data.attributes[i], rng) for i in np.tile(chosen, settings.captions)]
         texts.sort(key=lambda text: len(text[0]))  # short and long ones are padded apart
         tokens = [numbers for numbers, _ in texts]
@@ -377,6 +390,11 @@ class _Training:
         yield Update(optimizer=self.optimizer, losses=losses, rates=rates, clip_norm=1.0)
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, log(MAX_LOGIT_SCALE))
+
+    def _choose(self, rng: np.random.Generator) -> np.ndarray:
+        """The pictures of a batch."""
+        num, size = len(self.data.attributes), self.settings.batch
+        return rng.integers(num, size=size) if self.weights is None else rng.choice(num, size, p=self.weights)
 
     def whole(self) -> Any:
         """The model with open_clip's whole vocabulary."""
@@ -425,6 +443,7 @@ EXISTING = click.Path(exists=True, path_type=Path)
 @click.option("--captions", type=click.IntRange(1), default=Settings.captions, help="Captions a picture.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=Settings.lr, show_default=True)
 @click.option("--bf16/--no-bf16", default=None, help="Compute in bfloat16.  [default: where it is quick]")
+@click.option("--rare-first", is_flag=True, help="Draw pictures that show rare values more often.")
 @click.option("--model", type=EXISTING, help="Config of the model.  [default: tools/DOMAIN_clip.json]")
 @click.option("--save-seconds", type=click.FloatRange(0), default=120.0, help="Time between checkpoints.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
@@ -440,6 +459,7 @@ def main(
     captions: int,
     lr: float,
     bf16: bool | None,
+    rare_first: bool,
     model: Path | None,
     save_seconds: float,
     device: str,
@@ -451,7 +471,7 @@ def main(
             bf16 = is_quick_in_half(where)
         open_grammar(domain)
         config = json.loads((model or Path(__file__).with_name(f"{domain}_clip.json")).read_text())
-        settings = Settings(config, domain, images, batch, captions, lr, bf16=bf16, seed=seed)
+        settings = Settings(config, domain, rare_first, images, batch, captions, lr, bf16=bf16, seed=seed)
         size = config["vision_cfg"]["image_size"]
         run = RunFolder.open(out, {"command": "train_clip", "data": data.name, **asdict(settings)})
         trained = train(

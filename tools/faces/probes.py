@@ -21,6 +21,7 @@ LANDMARK_COMPONENTS = 60
 COLOUR_COMPONENTS = 120
 COLOUR_SIZE = 32  # pixels a side
 INNER_FOLDS = 3
+PRIOR = 0.1  # power of a value's frequency
 LEAST_EXAMPLES = 4  # of a value, or else its group's probe does not know it
 
 Features = Mapping[str, np.ndarray]
@@ -61,8 +62,8 @@ def fit_probe(features: Features, values: Tensor, num_values: int) -> tuple[np.n
         num_values: of the group.
 
     Returns:
-        Probabilities, float32 [N, num_values], of values that are thought equally frequent; and the
-        features chosen.
+        Probabilities, float32 [N, num_values], and the features chosen. Values count as more alike in
+        frequency than they are, so that rare ones are found.
     """
     wanted = values.numpy().copy()
     for value in range(num_values):
@@ -75,8 +76,9 @@ def fit_probe(features: Features, values: Tensor, num_values: int) -> tuple[np.n
         name, strength = max(choices, key=lambda choice: _score(features[choice[0]], wanted, rows, choice[1]))
         model = _regression(strength).fit(features[name][rows], wanted[rows])
     result = np.zeros((len(wanted), num_values), dtype=np.float32)
-    result[:, model.classes_] = model.predict_proba(features[name])
-    return result, name
+    frequencies = np.array([(wanted == value).sum() for value in model.classes_], dtype=float)
+    result[:, model.classes_] = model.predict_proba(features[name]) * frequencies**PRIOR
+    return result / result.sum(1, keepdims=True), name
 
 
 def fit_probes(features: Features, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
