@@ -106,6 +106,24 @@ def spread(known: Known, seen: Tensor, run: RunFolder, steps: int) -> tuple[Prob
     return of_probes, of_pictures
 
 
+def make_targets(known: Known, labelled: Mapping[str, Tensor], of_probes: Probabilities) -> Probabilities:
+    """What a classifier shall say of every sample: labels and measures, else what the probes say.
+
+    Args:
+        known: of the samples.
+        labelled: the labels that may be learnt from, as in `known`.
+        of_probes: of the labelled groups.
+    """
+    targets = {}
+    for name, group in groups().items():
+        values = known.measured[name] if group.is_measured else labelled[name]
+        sure = _one_hot(values, len(group.values))
+        targets[name] = (
+            sure if group.is_measured else torch.where(values[:, None] >= 0, sure, of_probes[name])
+        )
+    return targets
+
+
 def combine(*said: Probabilities) -> Probabilities:
     """The mean of logarithms, made probabilities again."""
     return {
