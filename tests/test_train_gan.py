@@ -45,6 +45,9 @@ class Patches:
     def batch(self, indices: list[int]) -> torch.Tensor:
         return self.pixels[indices]
 
+    def read_ahead(self, upcoming: object) -> "Patches":
+        return self
+
 
 def weights(path: Path) -> bytes:
     return (path / "generator.safetensors").read_bytes()

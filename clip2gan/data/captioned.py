@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captions import DATASET, prepared_resolution, read_captions
 from clip2gan.data.files import Files, open_files
-from clip2gan.data.pictures import MEMORY_LIMIT, Mixed, Pictures, open_pictures
+from clip2gan.data.pictures import MEMORY_LIMIT, Mixed, Pictures, ReadAhead, open_pictures
 from clip2gan.data.samples import Sharing, embed_pictures, embed_texts
 from clip2gan.images import picture_size
 
@@ -48,6 +48,10 @@ class Captioned:
     def batch(self, indices: list[int]) -> Tensor:
         """uint8 [len(indices), 3, R, R]."""
         return self.pictures.batch(indices)
+
+    def read_ahead(self, upcoming: Iterable[list[int]]) -> ReadAhead:
+        """The pictures, whose coming batches are decoded while the ones before are worked on."""
+        return self.pictures.read_ahead(upcoming)
 
     def draw_captions(self, indices: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """A caption's embedding [N, D] for each picture, and whether it has one [N]; zeros where not."""

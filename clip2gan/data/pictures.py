@@ -116,6 +116,10 @@ class Pictures:
             reason = " ".join(str(error).split())
             raise ValueError(f"a process that reads pictures ended ({reason}); is memory short?") from error
 
+    def read_ahead(self, upcoming: Iterable[Indices], workers: int = WORKERS) -> "ReadAhead":
+        """These pictures, whose coming batches are decoded while the ones before are worked on."""
+        return ReadAhead(self, upcoming, workers)
+
     @property
     def _collate(self) -> "Callable[[list[_Item]], _Batch]":
         return partial(_collate, resolution=self.resolution)
@@ -240,6 +244,10 @@ class Mixed:
             for number, (source, copy) in enumerate(zip(self.sources, copies, strict=True))
         ]
         return (self._gather(indices, parts) for indices, *parts in zip(all_indices, *streams, strict=True))
+
+    def read_ahead(self, upcoming: Iterable[Indices], workers: int = WORKERS) -> ReadAhead:
+        """As `Pictures.read_ahead`."""
+        return ReadAhead(self, upcoming, workers)
 
     def _share(self, number: int, indices: Tensor) -> list[int]:
         """Which of a source's own pictures are among these."""

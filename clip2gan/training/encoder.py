@@ -8,14 +8,14 @@ A stopped run goes on exactly: all randomness of a step comes from (seed, step).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
 import torch
 from torch import Tensor
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.data.pictures import Pictures
+from clip2gan.data.pictures import Pictures, ReadAhead
 from clip2gan.data.samples import to_floats
 from clip2gan.devices import resolve_precision
 from clip2gan.editing.encoder import LatentEncoder, encoder_for, save_encoder
@@ -83,6 +83,7 @@ class _Training:
     ):
         self.config, self.generator, self.clip, self.pictures = config, generator, clip, pictures
         self.run, self.processes = run, processes
+        self._ahead: list[ReadAhead] = []
         self.rows = processes.rows(config.shares(config.batch))
         self.encoder = untrained_encoder(config, generator).to(clip.device)
         self.average = deepcopy(self.encoder).eval().requires_grad_(False)
@@ -103,6 +104,11 @@ class _Training:
 
     def _step(self, step: Step) -> Updates:
         config = self.config
+        if not self._ahead:
+            self._ahead = [
+                source.read_ahead(self._coming(number, step.number))
+                for number, source in enumerate(self.pictures)
+            ]
         images, w = self._draw(step.random, config.shares(config.batch), self.rows)
         yield Update(
             optimizer=self.optimizer,
@@ -111,24 +117,44 @@ class _Training:
             precision=config.precision,
         )
 
+    def _choose(
+        self, random: torch.Generator, sizes: Sequence[int], rows: Tensor
+    ) -> tuple[tuple[Tensor, Tensor | None], list[Tensor]]:
+        """z and labels of all samples of a batch, and which of each source's pictures are in these rows."""
+        given, start = list(sizes), 0
+        z, c = torch.empty(0), None
+        if SAMPLED in self.config.data:
+            start = given.pop(0)
+            z, c = _draw_z(self.generator, start, random)
+        chosen = []
+        for source, size in zip(self.pictures, given, strict=True):
+            own = rows[(rows >= start) & (rows < start + size)] - start
+            chosen.append(torch.randint(len(source), (size,), generator=random)[own])
+            start += size
+        return (z, c), chosen
+
+    def _coming(self, source: int, first: int) -> Iterator[Tensor]:
+        """Which of a source's pictures each step takes, from the first one on."""
+        config = self.config
+        for number in range(first, config.steps):
+            random = step_generator(config.seed, number)
+            yield self._choose(random, config.shares(config.batch), self.rows)[1][source]
+
     @torch.no_grad()
     def _draw(self, random: torch.Generator, sizes: Sequence[int], rows: Tensor) -> tuple[Tensor, Tensor]:
         """These rows of a batch that has so many pictures of each source, and the latents of the samples.
 
         The samples come first. The random numbers are those of the whole batch.
         """
-        device, given = self.clip.device, list(sizes)
-        images, start = [], 0
+        device = self.clip.device
+        (z, c), chosen = self._choose(random, sizes, rows)
+        images = []
         w = torch.empty(0, self.generator.config.w_dim, device=device)
-        if SAMPLED in self.config.data:
-            start = given.pop(0)
-            w = _draw_latents(self.generator, start, random)[rows[rows < start]].to(device)
+        if len(z):
+            w = _map(self.generator, z, c)[rows[rows < len(z)]].to(device)
             images.append(self.generator.synthesis(_broadcast(w, self.generator), noise_mode="const"))
-        for source, size in zip(self.pictures, given, strict=True):
-            own = rows[(rows >= start) & (rows < start + size)] - start
-            chosen = torch.randint(len(source), (size,), generator=random)[own]
-            images.append(to_floats(source.batch(chosen)).to(device))
-            start += size
+        for source, each in zip(self._ahead or self.pictures, chosen, strict=True):
+            images.append(to_floats(source.batch(each)).to(device))
         return torch.cat(images), w
 
     @torch.no_grad()
@@ -153,7 +179,7 @@ def untrained_encoder(config: EncoderTraining, generator: Generator) -> LatentEn
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random.initial_seed())
         encoder = LatentEncoder(shape)
-    w = _draw_latents(generator, STATISTICS, random)
+    w = _map(generator, *_draw_z(generator, STATISTICS, random))
     encoder.w_mean.copy_(w.mean(0))
     encoder.w_std.copy_(w.std(0).clamp(min=1e-6))
     return encoder
@@ -186,10 +212,13 @@ def _losses(
 
 
 @torch.no_grad()
-def _draw_latents(generator: Generator, count: int, random: torch.Generator) -> Tensor:
-    """w [count, w_dim] of random z and labels."""
-    z = torch.randn(count, generator.config.z_dim, generator=random)
-    c = generator.draw_labels(count, random)
+def _draw_z(generator: Generator, count: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """Random z [count, z_dim] and labels."""
+    return torch.randn(count, generator.config.z_dim, generator=random), generator.draw_labels(count, random)
+
+
+def _map(generator: Generator, z: Tensor, c: Tensor | None) -> Tensor:
+    """w [N, w_dim] of z [N, z_dim] and labels."""
     return generator.mapping(z.to(generator.mapping.w_avg.device), c)[:, 0]
 
 

@@ -13,35 +13,34 @@ A stopped run goes on exactly: all randomness of a step comes from (seed, step).
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
-from copy import deepcopy
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim import Adam
+from torch import Tensor
 
 from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import Captioned
+from clip2gan.data.pictures import ReadAhead
 from clip2gan.data.samples import plain_prompts, to_floats
 from clip2gan.devices import pictures_at_once
 from clip2gan.gap import TextSide
 from clip2gan.noise import Noise
 from clip2gan.training.gan_losses import guidance, mismatched
+from clip2gan.training.gan_networks import Networks
 from clip2gan.training.memory import largest_part
 from clip2gan.training.settings import GanTraining
 from clip2gan.training.start import Start
-from clip2gan.training.text_mapping import TextMapping, encode_all, new_flow
+from clip2gan.training.text_mapping import TextMapping, encode_all
 from stylegan2 import Generator, GeneratorConfig, save_generator
-from stylegan2.discriminator import MINIBATCH_STD_GROUP, Discriminator, copy_trunk
-from stylegan2.layers import half_dtype
+from stylegan2.discriminator import MINIBATCH_STD_GROUP
 from stylegan2.processes import Processes, RowNoise, draw_seeds
 from stylegan2.runs import RunFolder, step_generator
-from stylegan2.training.augment import Augmentation, draw_augmentation
+from stylegan2.training.augment import draw_augmentation
 from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
 from stylegan2.training.gan import check_shares, track_w_avg
 from stylegan2.training.losses import generator_loss, r1_penalty
@@ -51,41 +50,6 @@ from stylegan2.training.schedule import rate_factor
 PREVIEWS, LEAST_STEPS = 40, 250  # over a run, and between two
 PREVIEW_TEXTS, PREVIEW_SEEDS = 16, 4
 RAMP = 0.05  # of the adversarial phase, over which its rates rise
-
-
-class Networks:
-    """The networks of a training and their optimizers."""
-
-    def __init__(self, config: GanTraining, start: Start, device: torch.device):
-        torch.manual_seed(config.seed)
-        half = len(start.shape.block_resolutions) if config.half else 0
-        clamp = 256.0 if config.half and half_dtype(device) == torch.float16 else None
-        shape = dataclasses.replace(start.shape, num_fp16_res=half, conv_clamp=clamp)
-        self.generator = Generator(shape).to(device)
-        start.fill(self.generator)
-        self.generator_ema = Generator(shape).to(device).eval().requires_grad_(False)
-        self.generator_ema.load_state_dict(self.generator.state_dict())
-        self.first_mapping = deepcopy(self.generator.mapping).requires_grad_(False)
-        self.discriminator = Discriminator(shape).to(device)
-        if start.encoder is not None:
-            copy_trunk(start.encoder, self.discriminator)
-            # Not trained; kept, so that another run can start from a checkpoint of this one.
-            self.encoder_ema = deepcopy(start.encoder).to(device).eval().requires_grad_(False)
-        self.augmentation = Augmentation().to(device)
-        self.flow = new_flow(self.generator).to(device)
-        self.flow_optimizer = Adam(self.flow.parameters())
-        self.mapping_optimizer = Adam(self.generator.mapping.parameters(), betas=(0.9, 0.99))
-        groups = [
-            {"params": list(self.generator.mapping.parameters())},
-            {"params": list(self.generator.synthesis.parameters())},
-        ]
-        self.generator_optimizer = Adam(groups, betas=(0.0, 0.99))
-        # Lazy R1 acts every r1_interval steps; this rescales Adam as if it acted, weaker, at each.
-        self.r1_ratio = config.r1_interval / (config.r1_interval + 1)
-        self.discriminator_optimizer = Adam(self.discriminator.parameters(), betas=(0.0, 0.99**self.r1_ratio))
-
-    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        return {name: part for name, part in vars(self).items() if name != "r1_ratio"}
 
 
 def train_conditional(
@@ -164,6 +128,7 @@ class _Training:
         self.run, self.processes = run, Processes(clip.device)
         check_shares(config.batch, self.processes)
         self.turns = 1
+        self._ahead: ReadAhead | None = None
         shape = start.shape
         found = list(data.batch([0]).shape[1:])
         if found != [shape.img_channels, shape.img_resolution, shape.img_resolution]:
@@ -238,6 +203,8 @@ class _Training:
         """The generator's update, then the discriminator's, on the same pictures."""
         config, networks, processes = self.config, self.networks, self.processes
         whole = self._draw(step.random)
+        if self._ahead is None:
+            self._ahead = self.data.read_ahead(self._coming(step.number))
         parts = [
             whole.part(processes.rows([config.batch], turn, self.turns), self.device)
             for turn in range(self.turns)
@@ -281,10 +248,21 @@ class _Training:
         if config.augment > 0:
             networks.augmentation.adapt(sign, config.augment, config.batch / config.augment_images)
 
+    def _choose(self, random: torch.Generator) -> Tensor:
+        """The pictures of a batch [N]: what a step draws first."""
+        return torch.randint(len(self.data), (self.config.batch,), generator=random)
+
+    def _coming(self, first: int) -> Iterator[list[int]]:
+        """This process's pictures of each turn, from a step on."""
+        for number in range(first, self.config.total_steps):
+            chosen = self._choose(step_generator(self.config.seed, number))
+            for turn in range(self.turns):
+                yield chosen[self.processes.rows([self.config.batch], turn, self.turns)].tolist()
+
     def _draw(self, random: torch.Generator) -> _Batch:
         """All processes draw the same numbers for the whole batch."""
         config, shape = self.config, self.shape
-        chosen = torch.randint(len(self.data), (config.batch,), generator=random)
+        chosen = self._choose(random)
         c, targets = self.conditions(chosen, random)
         wrong, is_wrong = mismatched(c, targets, self.data.images[chosen])
         z, z2 = torch.randn(2, config.batch, shape.z_dim, generator=random)
@@ -353,7 +331,7 @@ class _Training:
         """The terms of a part of the batch, and the logits [N, 1] of real pairs."""
         config, networks = self.config, self.networks
         discriminator, augmentation = networks.discriminator, networks.augmentation
-        real = to_floats(self.data.batch(part.chosen.tolist())).to(self.device)
+        real = to_floats((self._ahead or self.data).batch(part.chosen.tolist())).to(self.device)
         real = real.contiguous(memory_format=torch.channels_last)
         features = discriminator.features(augmentation(real, part.augmentation[:, 1]))
         right = discriminator.b4.logits(features, part.c)

@@ -1,14 +1,14 @@
 """What a step of a mapper's training draws, and the terms of its loss."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.data.pictures import Pictures
+from clip2gan.data.pictures import Pictures, ReadAhead
 from clip2gan.data.samples import Samples, to_floats
 from clip2gan.gap import Gap
 from clip2gan.losses import cosine_distance, diversity_ratio, feature_distance, pixel_l1, pixel_l2
@@ -81,6 +81,7 @@ class Objective:
     adversary: Adversary | None
     networks: Networks
     processes: Processes
+    _ahead: list[ReadAhead] = field(default_factory=list)
 
     def warmup(self, step: int, turn: int) -> Terms:
         """The terms of a step on cached pairs."""
@@ -95,6 +96,10 @@ class Objective:
         """The terms of a step through the generator, and the pictures that were compared."""
         random = step_generator(self.config.seed, step)
         weights = self.config.weights
+        if not self._ahead:
+            self._ahead = [
+                source.read_ahead(self._coming(number, step)) for number, source in enumerate(self.pictures)
+            ]
         batch = self._draw(random, turn)
         e = self._noisy(batch, random)
         images = self.generator.synthesis(self.mapper(e), noise_mode="const")
@@ -161,24 +166,38 @@ class Objective:
         everyones[batch.rows] = batch.embeddings
         return self.gap.train(everyones, random)[batch.rows]
 
+    def _choose(self, random: torch.Generator) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Of a whole batch: z and labels of the samples, and which pictures of each source."""
+        given = self.config.parts()
+        z, c = torch.empty(0), None
+        if SAMPLED in self.config.data:
+            known, *given = given
+            z = torch.randn(known, self.generator.config.z_dim, generator=random)
+            c = self.generator.draw_labels(len(z), random)
+        sizes = zip(self.drawn, given, strict=True)
+        return z, c, [torch.randint(drawn, (size,), generator=random) for drawn, size in sizes]
+
+    def _coming(self, source: int, first: int) -> Iterator[Tensor]:
+        """Which of a source's pictures each turn takes, from a step on."""
+        for step in range(first, self.config.warmup_steps + self.config.steps):
+            chosen = self._choose(step_generator(self.config.seed, step))[2][source]
+            for turn in range(self.config.accumulate):
+                yield chosen[self._rows([len(chosen)], turn)]
+
     @torch.no_grad()
     def _draw(self, random: torch.Generator, turn: int) -> _Batch:
         """This turn's rows of a batch, in equal parts from all sources, those with known latents first."""
-        device, sizes = self.clip.device, self.config.parts()
-        given = sizes
+        device = self.clip.device
+        z, c, chosen = self._choose(random)
         images = []
         w = torch.empty(0, self.generator.config.w_dim, device=device)
-        if SAMPLED in self.config.data:
-            known, *given = sizes
-            z = torch.randn(known, self.generator.config.z_dim, generator=random)
-            c = self.generator.draw_labels(len(z), random)
+        if len(z):
             mine = self._rows([len(z)], turn)
             ws = self.generator.mapping(z[mine].to(device), None if c is None else c[mine].to(device))
             w = ws[:, 0]
             images.append(self.generator.synthesis(ws, noise_mode="const"))
-        for source, drawn, size in zip(self.pictures, self.drawn, given, strict=True):
-            chosen = torch.randint(drawn, (size,), generator=random)
-            images.append(to_floats(source.batch(chosen[self._rows([size], turn)])).to(device))
+        for source, each in zip(self._ahead or self.pictures, chosen, strict=True):
+            images.append(to_floats(source.batch(each[self._rows([len(each)], turn)])).to(device))
         all_images = torch.cat(images)
         features, embeddings = self.clip.features_and_embeddings(all_images)
-        return _Batch(all_images, features, embeddings, w, self._rows(sizes, turn))
+        return _Batch(all_images, features, embeddings, w, self._rows(self.config.parts(), turn))

@@ -8,18 +8,16 @@ The first two start the third within reach of the data, which small machines nee
 training takes millions of pictures. With `autoencoder_images=0` and `mapping_steps=0` it is plain StyleGAN2.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Adam
+from torch import Tensor
 
-from stylegan2.discriminator import Discriminator, Encoder, check_groups, copy_trunk
+from stylegan2.discriminator import Encoder, check_groups, copy_trunk
 from stylegan2.generator import Generator, MappingNetwork, save_generator
-from stylegan2.layers import half_dtype
 from stylegan2.processes import Processes, RowNoise, draw_seeds
 from stylegan2.progress import progress_bar
 from stylegan2.runs import RunFolder, step_generator, unpack
@@ -32,7 +30,8 @@ from stylegan2.training.losses import (
     r1_penalty,
     reconstruction_loss,
 )
-from stylegan2.training.mapping import Flow, Latents, Pairs
+from stylegan2.training.mapping import Latents, Pairs
+from stylegan2.training.networks import Networks
 from stylegan2.training.preview import save_grid
 from stylegan2.training.schedule import rate_factor
 
@@ -59,37 +58,17 @@ class Pictures(Protocol):
         """uint8 [len(indices), 3, R, R]."""
         ...
 
+    def read_ahead(self, upcoming: Iterable[list[int]]) -> "Batches":
+        """The same pictures, whose coming batches are known."""
+        ...
 
-class Networks:
-    """The networks of a training and their optimizers."""
 
-    def __init__(self, config: TrainingConfig, device: torch.device):
-        torch.manual_seed(config.seed)
-        half = len(config.generator.block_resolutions) if config.half else 0
-        clamp = 256.0 if config.half and half_dtype(device) == torch.float16 else None
-        shape = replace(config.generator, num_fp16_res=half, conv_clamp=clamp)
-        self.generator = Generator(shape).to(device)
-        self.encoder = Encoder(shape).to(device)
-        self.discriminator = Discriminator(shape).to(device)
-        self.generator_ema = Generator(shape).to(device).eval().requires_grad_(False)
-        self.encoder_ema = Encoder(shape).to(device).eval().requires_grad_(False)
-        self.generator_ema.load_state_dict(self.generator.state_dict())
-        self.encoder_ema.load_state_dict(self.encoder.state_dict())
-        generator, mapping = self.generator, self.generator.mapping
-        autoencoder = [*generator.synthesis.parameters(), *self.encoder.parameters()]
-        self.autoencoder_optimizer = Adam(autoencoder, betas=(0.9, 0.99))
-        self.flow = Flow(config.generator.w_dim).to(device)
-        self.flow_optimizer = Adam(self.flow.parameters())
-        self.mapping_optimizer = Adam(mapping.parameters(), betas=(0.9, 0.99))
-        everything = [*generator.parameters(), *self.encoder.parameters()]
-        self.generator_optimizer = Adam(everything, betas=(0.0, 0.99))
-        # Lazy R1 acts every r1_interval steps; this rescales Adam as if it acted, weaker, at each.
-        self.r1_ratio = config.r1_interval / (config.r1_interval + 1)
-        self.discriminator_optimizer = Adam(self.discriminator.parameters(), betas=(0.0, 0.99**self.r1_ratio))
+class Batches(Protocol):
+    """Pictures that may be read before they are asked for."""
 
-    def parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
-        kept = nn.Module, torch.optim.Optimizer
-        return {name: part for name, part in vars(self).items() if isinstance(part, kept)}
+    def batch(self, indices: list[int]) -> Tensor:
+        """uint8 [len(indices), 3, R, R]."""
+        ...
 
 
 def train(
@@ -206,6 +185,7 @@ class _Training:
         self.perceptual = perceptual
         self.config, self.networks, self.pictures, self.run = config, networks, pictures, run
         self.processes, self.device = processes, processes.device
+        self._ahead: Batches | None = None
         self.rows = processes.rows([config.batch])
 
     def task(self) -> Task:
@@ -249,10 +229,25 @@ class _Training:
             state={"config": asdict(config)},
         )
 
-    def _draw(self, random: torch.Generator) -> _Batch:
+    def _choose(self, random: torch.Generator) -> list[int]:
+        """This process's pictures of a step: what a step draws first."""
+        chosen = torch.randint(len(self.pictures), (self.config.batch,), generator=random)
+        return chosen[self.rows].tolist()
+
+    def _coming(self, first: int) -> Iterator[list[int]]:
+        """The pictures of all steps that take some, from a step on."""
+        config = self.config
+        competing = config.autoencoder_steps + config.mapping_steps
+        for number in range(first, config.total_steps):
+            if number < config.autoencoder_steps or number >= competing:
+                yield self._choose(step_generator(config.seed, number))
+
+    def _draw(self, step: Step) -> _Batch:
         """All processes draw the same numbers for the whole batch."""
-        config, shape, rows = self.config, self.config.generator, self.rows
-        chosen = torch.randint(len(self.pictures), (config.batch,), generator=random)
+        config, shape, rows, random = self.config, self.config.generator, self.rows, step.random
+        if self._ahead is None:
+            self._ahead = self.pictures.read_ahead(self._coming(step.number))
+        chosen = self._choose(random)
         z = torch.randn(2, config.batch, shape.z_dim, generator=random)
         cut = torch.randint(1, shape.num_ws, (config.batch,), generator=random)
         mixed = torch.rand(config.batch, generator=random) < config.style_mixing
@@ -260,7 +255,7 @@ class _Training:
         w_noise = torch.randn(config.batch, shape.w_dim, generator=random)
         seeds = draw_seeds(config.batch, random)
         return _Batch(
-            real=_to_images(self.pictures.batch(chosen[rows].tolist()), self.device),
+            real=_to_images(self._ahead.batch(chosen), self.device),
             z=z[:, rows].to(self.device),
             cut=cut[rows, None, None].to(self.device),
             w_noise=w_noise[rows].to(self.device),
@@ -269,7 +264,7 @@ class _Training:
 
     def _autoencode(self, step: Step) -> Updates:
         config = self.config
-        batch = self._draw(step.random)
+        batch = self._draw(step)
         yield Update(
             optimizer=self.networks.autoencoder_optimizer,
             losses=lambda turn: self._reconstruction(batch, 1.0),
@@ -354,7 +349,7 @@ class _Training:
     def _compete(self, step: Step) -> Updates:
         """The generator's update, then the discriminator's, on the same pictures."""
         config, networks = self.config, self.networks
-        batch = self._draw(step.random)
+        batch = self._draw(step)
         found: list[Tensor] = []
 
         def generator_terms(turn: int) -> Terms:
