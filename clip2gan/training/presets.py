@@ -1,66 +1,61 @@
 """Presets of a mapper's training, by kind and size, and of the published systems."""
 
+from dataclasses import replace
+
 from clip2gan.defaults import SMALL
 from clip2gan.noise import Noise
 from clip2gan.training.settings import AdversaryConfig, LossWeights, MapperTraining
 
+# What ours share: a mapper trained through the generator, and those that learn a distribution from pairs of
+# latent and embedding alone, which a comparison of images would narrow to its middle.
+MLP = MapperTraining(
+    noise=Noise("unit", 0.15),
+    weights=LossWeights(pixel_l1=1.0, perceptual=1.0, cosine=2.0, latent=0.5),
+)
+FLOW = MapperTraining(mapper="flow", noise=Noise("unit", 0.3), steps=0)
+DIFFUSION = replace(FLOW, mapper="diffusion")
+
 PRESETS: dict[str, MapperTraining] = {
-    # Ours, by kind of mapper and size of generator (see `default_preset`). For small generators
-    # half an hour of one core; flow and diffusion some minutes, on pairs of latent and embedding alone.
-    "small": MapperTraining(
+    # Ours, by kind of mapper and size of generator (see `default_preset`). For small generators:
+    # half an hour of one core; flow and diffusion some minutes.
+    "small": replace(
+        MLP,
         mapper_settings={"width": 384, "sample_sigma": 0.3},
         samples=24576,
-        noise=Noise("unit", 0.15),
-        weights=LossWeights(pixel_l1=1.0, perceptual=1.0, cosine=2.0, latent=0.5),
         warmup_steps=4000,
         steps=4000,
         batch=32,
     ),
-    "small-flow": MapperTraining(
-        mapper="flow",
-        samples=24576,
-        noise=Noise("unit", 0.3),
-        warmup_steps=8000,
-        warmup_lr=1e-3,
-        steps=0,
-    ),
-    "small-diffusion": MapperTraining(
-        mapper="diffusion",
+    "small-flow": replace(FLOW, samples=24576, warmup_steps=8000, warmup_lr=1e-3),
+    "small-diffusion": replace(
+        DIFFUSION,
         mapper_settings={"width": 384, "blocks": 3},
         samples=24576,
-        noise=Noise("unit", 0.3),
         warmup_steps=12000,
         warmup_lr=1e-3,
-        steps=0,
         ema=0.999,
     ),
     # For large generators: a GPU.
-    "large": MapperTraining(
+    "large": replace(
+        MLP,
         mapper_settings={"width": 512, "sample_sigma": 0.3},
         samples=32768,
-        noise=Noise("unit", 0.15),
-        weights=LossWeights(pixel_l1=1.0, perceptual=1.0, cosine=2.0, latent=0.5),
         warmup_steps=10000,
         steps=20000,
-        batch=16,
     ),
-    "large-flow": MapperTraining(
-        mapper="flow",
+    "large-flow": replace(
+        FLOW,
         mapper_settings={"steps": 12, "width": 512, "condition": 512},
         samples=65536,
-        noise=Noise("unit", 0.3),
         warmup_steps=50_000,
         warmup_lr=5e-4,
-        steps=0,
     ),
-    "large-diffusion": MapperTraining(
-        mapper="diffusion",
+    "large-diffusion": replace(
+        DIFFUSION,
         mapper_settings={"width": 1024, "blocks": 6},
         samples=65536,
-        noise=Noise("unit", 0.3),
         warmup_steps=100_000,
         warmup_lr=3e-4,
-        steps=0,
         ema=0.9995,
     ),
     # CLIP2GAN. From the paper: W+, 12 layers without shortcuts, the terms L2, perceptual, adversarial
