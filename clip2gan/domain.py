@@ -70,10 +70,10 @@ class EditThresholds:
     """When an edit has reached its aim, and what it must leave as it was.
 
     Attributes:
-        agrees: the clearness (see `editing.directions.Memory.clearness`) at which a text counts as shown.
+        agrees: the clearness (see `directions.ReferenceBank.clearness`) at which a text counts as shown.
         identity: the least likeness (a cosine) in all that was not named.
         localities: how much likeness to the picture counts beside the text, in the order in which they are
-            tried until CLIP agrees (see `editing.directions.Memory.towards`).
+            tried until CLIP agrees (see `directions.ReferenceBank.towards`).
         least_psnr: dB; a picture that inversion brings back worse is hardly one of the model's kind.
     """
 

@@ -25,10 +25,10 @@ from clip2gan.devices import resolve_device
 from clip2gan.domain import InversionConfig, TuningConfig
 from clip2gan.drawing import Drawing, Prompt, candidate_seed, check_text
 from clip2gan.editing.change import Change, Directions, draw_origin, make_change
-from clip2gan.editing.directions import Memory, Method
+from clip2gan.editing.directions import Method, ReferenceBank
 from clip2gan.editing.inversion import invert, psnr, tune
 from clip2gan.editing.kind import Usual, find_usual
-from clip2gan.editing.references import reference_memory
+from clip2gan.editing.references import reference_bank
 from clip2gan.editing.strength import Strength
 from clip2gan.images import to_picture, to_srgb
 from clip2gan.mappers.own import OwnMapping
@@ -398,12 +398,12 @@ class Model:
         return self.domain.alignment == "ffhq"
 
     @cached_property
-    def memory(self) -> Memory:
+    def reference_bank(self) -> ReferenceBank:
         """Pictures to compare with: those that the gap remembers, or else samples of the generator.
 
         See `editing.references`.
         """
-        return reference_memory(self)
+        return reference_bank(self)
 
     def broadcast(self, w: Tensor) -> Tensor:
         """w [N, w_dim] for all layers: ws [N, num_ws, w_dim]."""

@@ -25,8 +25,8 @@ from clip2gan.editing.change import (
 )
 from clip2gan.editing.directions import (
     Course,
-    Memory,
     Parts,
+    ReferenceBank,
     relevance,
     restricted_to,
 )
@@ -105,29 +105,29 @@ def unit(*rows: list[float]) -> torch.Tensor:
 
 
 # Pictures that differ in two things, seen by the first and the second coordinate, and are alike in the third.
-MEMORY = Memory(unit([1, 1, 3], [1, -1, 3], [-1, 1, 3], [-1, -1, 3]), sharpness=40.0)
+BANK = ReferenceBank(unit([1, 1, 3], [1, -1, 3], [-1, 1, 3], [-1, -1, 3]), sharpness=40.0)
 FIRST = unit([1, 0, 0])[0]
 
 
 def test_a_direction_changes_what_the_text_names_and_nothing_else() -> None:
-    e = MEMORY.embeddings[2]  # without the first thing, with the second
-    delta = MEMORY.towards(e, FIRST, locality=0.1)
+    e = BANK.embeddings[2]  # without the first thing, with the second
+    delta = BANK.towards(e, FIRST, locality=0.1)
     assert delta[0] > 0.1
     assert abs(delta[1]) < 0.02 * delta[0]
-    assert MEMORY.towards(MEMORY.embeddings[0], FIRST, sign=-1, locality=0.1)[0] < -0.1
+    assert BANK.towards(BANK.embeddings[0], FIRST, sign=-1, locality=0.1)[0] < -0.1
 
 
 def test_a_step_of_one_says_the_text_as_clearly_as_pictures_that_show_it() -> None:
-    e = MEMORY.embeddings[2]
-    shown = torch.nn.functional.normalize(e + MEMORY.step(e, FIRST, locality=0.1), dim=0)
-    assert float(MEMORY.clearness(shown[None], FIRST)) == pytest.approx(1.0, abs=1e-3)
-    assert float(MEMORY.clearness(e[None], FIRST)) == pytest.approx(-1.0, abs=1e-3)
-    assert float(MEMORY.clearness(e[None], FIRST, sign=-1)) == pytest.approx(1.0, abs=1e-3)
+    e = BANK.embeddings[2]
+    shown = torch.nn.functional.normalize(e + BANK.step(e, FIRST, locality=0.1), dim=0)
+    assert float(BANK.clearness(shown[None], FIRST)) == pytest.approx(1.0, abs=1e-3)
+    assert float(BANK.clearness(e[None], FIRST)) == pytest.approx(-1.0, abs=1e-3)
+    assert float(BANK.clearness(e[None], FIRST, sign=-1)) == pytest.approx(1.0, abs=1e-3)
 
 
 def course(e: torch.Tensor, **settings) -> Course:
     """A course whose latents are the embeddings themselves."""
-    parts = Parts(lambda e: e[:, None], lambda e: e[:, None], MEMORY)
+    parts = Parts(lambda e: e[:, None], lambda e: e[:, None], BANK)
     texts = {"first": FIRST[None]}
     return Course(parts, e[None, None], e[None], texts, unit([0, 0, 1]), locality=0.1, **settings)
 
@@ -138,17 +138,17 @@ def look(ws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_auto_takes_the_least_strength_at_which_clip_agrees() -> None:
-    lacking = course(MEMORY.embeddings[2])
-    choice = least_strengths(Trials(lacking, [1], MEMORY, look), wants_of({"first": "auto"}))
+    lacking = course(BANK.embeddings[2])
+    choice = least_strengths(Trials(lacking, [1], BANK, look), wants_of({"first": "auto"}))
     assert choice.clearness[0] >= 0.9
     weaker = FACTORS[FACTORS.index(choice.strengths[0]) - 1]
     there = lacking(torch.tensor([[weaker]]))[:, 0]
-    assert float(MEMORY.clearness(torch.nn.functional.normalize(there, dim=1), FIRST)) < 0.9
+    assert float(BANK.clearness(torch.nn.functional.normalize(there, dim=1), FIRST)) < 0.9
 
 
 def test_auto_leaves_a_picture_alone_that_shows_it_already() -> None:
-    shown = course(MEMORY.embeddings[0])
-    choice = least_strengths(Trials(shown, [1], MEMORY, look), wants_of({"first": "auto"}))
+    shown = course(BANK.embeddings[0])
+    choice = least_strengths(Trials(shown, [1], BANK, look), wants_of({"first": "auto"}))
     assert choice.strengths == (0.0,)
     assert choice.clearness[0] >= 0.9
 
@@ -158,10 +158,10 @@ def test_auto_never_gives_up_identity() -> None:
     strange = unit([0, 1, 0])[0]
 
     def draw(ws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        moved = (ws[:, 0] - MEMORY.embeddings[2]).norm(dim=1, keepdim=True)
+        moved = (ws[:, 0] - BANK.embeddings[2]).norm(dim=1, keepdim=True)
         return ws, torch.nn.functional.normalize(ws[:, 0] - 30 * moved * strange, dim=1)
 
-    trials = Trials(course(MEMORY.embeddings[2]), [1], MEMORY, draw)
+    trials = Trials(course(BANK.embeddings[2]), [1], BANK, draw)
     choice = least_strengths(trials, wants_of({"first": "auto"}))
     assert choice.strengths == (0.0,)
     assert choice.clearness[0] < 0.9
@@ -169,7 +169,7 @@ def test_auto_never_gives_up_identity() -> None:
 
 def test_auto_comes_back_to_what_a_later_attribute_blurs() -> None:
     e = unit([-1, -1, 3])[0]
-    parts = Parts(lambda e: e[:, None], lambda e: e[:, None], MEMORY)
+    parts = Parts(lambda e: e[:, None], lambda e: e[:, None], BANK)
     texts = {"first": FIRST[None], "second": unit([0, 1, 0])}
     both = Course(parts, e[None, None], e[None], texts, unit([0, 0, 1]), locality=0.1)
     looks = []
@@ -179,20 +179,20 @@ def test_auto_comes_back_to_what_a_later_attribute_blurs() -> None:
         blurred = ws[:, 0] - 0.15 * (ws[:, 0, 1:2] - e[1]) * FIRST
         return ws, torch.nn.functional.normalize(blurred, dim=1)
 
-    trials = Trials(both, [1, 1], MEMORY, draw)
+    trials = Trials(both, [1, 1], BANK, draw)
     choice = least_strengths(trials, wants_of({"first": "auto", "second": "auto"}))
     assert min(choice.clearness) >= 0.9
     first, second = choice.strengths
     assert first > second
     assert len(looks) <= 4 * 5  # two rounds of two attributes, each by halving
     _, e_end = draw(both(torch.tensor([choice.strengths])))
-    assert choice.clearness[0] == pytest.approx(float(MEMORY.clearness(e_end, FIRST)), abs=1e-5)
+    assert choice.clearness[0] == pytest.approx(float(BANK.clearness(e_end, FIRST)), abs=1e-5)
 
 
 def rising(clearness: Sequence[float], identities: Sequence[float]) -> tuple[Trials, list[float]]:
     """Trials of which CLIP finds these at strength 0 and at each factor, and the strengths they looked at."""
     looks: list[float] = []
-    still = course(MEMORY.embeddings[2])
+    still = course(BANK.embeddings[2])
 
     class Known(Trials):
         def __call__(self, strengths: Sequence[float]) -> Trial:
@@ -201,7 +201,7 @@ def rising(clearness: Sequence[float], identities: Sequence[float]) -> tuple[Tri
             step = (0.0, *FACTORS).index(value)
             return Trial((value,), still.ws, still.e, (clearness[step],), identities[step])
 
-    return Known(still, [1], MEMORY, look), looks
+    return Known(still, [1], BANK, look), looks
 
 
 SAME = [1.0] * (len(FACTORS) + 1)
@@ -257,8 +257,8 @@ def test_identity_does_not_count_what_was_named() -> None:
 
 def test_what_is_kept_is_left_out_of_the_direction() -> None:
     kept = unit([1, 1, 0])
-    free, bound = course(MEMORY.embeddings[2]), course(MEMORY.embeddings[2], keep=[kept])
-    away = MEMORY.towards(MEMORY.embeddings[2], kept[0], locality=0.1)
+    free, bound = course(BANK.embeddings[2]), course(BANK.embeddings[2], keep=[kept])
+    away = BANK.towards(BANK.embeddings[2], kept[0], locality=0.1)
     moved = [(one(torch.tensor([[1.0]])) - one.ws).flatten() for one in (free, bound)]
     assert abs(float(moved[0] @ away)) > 0.01
     assert abs(float(moved[1] @ away)) < 0.1 * abs(float(moved[0] @ away))
@@ -266,13 +266,13 @@ def test_what_is_kept_is_left_out_of_the_direction() -> None:
 
 def test_strength_zero_gives_the_latents_themselves() -> None:
     for method in ("neighbours", "clip", "mapped", "raw"):
-        one = course(MEMORY.embeddings[2], method=method)
+        one = course(BANK.embeddings[2], method=method)
         assert torch.equal(one(torch.zeros(2, 1)), one.ws.expand(2, -1, -1))
 
 
 def test_an_unknown_direction_is_named() -> None:
     with pytest.raises(ValueError, match="unknown direction 'up'; choose neighbours, clip, mapped or raw"):
-        course(MEMORY.embeddings[2], method="up")
+        course(BANK.embeddings[2], method="up")
 
 
 def test_relevance_is_measured_for_every_style_channel(tiny: Model) -> None:
@@ -356,10 +356,10 @@ def test_a_gap_without_memory_compares_with_samples(
     model = load(str(folder), device="cpu")
     ws = model.estimate(Image.new("RGB", (32, 32), "teal"))
     change = model.change(ws, {"hat": 1.0})
-    assert model.memory.embeddings.shape == (40, 16)
+    assert model.reference_bank.embeddings.shape == (40, 16)
     assert change.moved > 0
     again = load(str(tmp_path / "model"), device="cpu")  # from the cache this time
-    assert torch.equal(again.memory.embeddings, model.memory.embeddings)
+    assert torch.equal(again.reference_bank.embeddings, model.reference_bank.embeddings)
 
 
 def test_a_generator_that_takes_texts_is_told_texts(
@@ -376,7 +376,7 @@ def test_a_generator_that_takes_texts_is_told_texts(
     monkeypatch.setattr(Generator, "draw_labels", None)  # those are of classes
     told = model.random_ws(500, torch.Generator().manual_seed(5))[:, 0]
     assert torch.allclose(model.mapper.w_std, told.std(0), rtol=0.2)
-    assert model.memory.embeddings.shape == (40, 16)
+    assert model.reference_bank.embeddings.shape == (40, 16)
     image = model.generate("a face")[0]
     ws = model.invert(image, InversionConfig(steps=2))
     assert model.change(ws, {"hat": 1.0}, Directions(threshold=0.01)).moved > 0
@@ -436,7 +436,7 @@ def test_a_removal_that_nothing_was_done_for_is_judged_as_a_removal(tiny: Model)
         changes.append(measure_change(tiny, origin, trials, trials([0.0])))
     shown, gone = changes
     for change, sign in ((shown, 1), (gone, -1)):
-        clearness = float(tiny.memory.clearness(origin.e, change.course.e_texts[0], sign))
+        clearness = float(tiny.reference_bank.clearness(origin.e, change.course.e_texts[0], sign))
         assert change.clearness["hat"] == pytest.approx(clearness, abs=1e-4)
         assert change.reached == {"hat": clearness >= 0.9}
     found = tiny.change(ws, {"hat": -1.0}, strength=0.0)

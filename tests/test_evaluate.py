@@ -18,7 +18,7 @@ from test_perceptual import face_network
 from clip2gan.domains.avatars.judge import Judge
 from clip2gan.domains.avatars.vocabulary import groups
 from clip2gan.evaluation import inception
-from clip2gan.evaluation.attributes import named, others_kept, variety
+from clip2gan.evaluation.attributes import named_share, others_kept_share, variety
 from clip2gan.evaluation.inception import missing_part
 from clip2gan.evaluation.metrics import clip_score, diversity, frechet_distance, r_precision
 from clip2gan.evaluation.report import Evaluation, Protocol, markdown
@@ -211,20 +211,20 @@ def attributes(**values: str) -> dict[str, str]:
 def test_named_attributes_are_counted_text_by_text():
     seen = [[attributes(hair="bob"), attributes(hair="bun")], [attributes(eyewear="glasses")] * 2]
     claims = [{"hair": ["bob"]}, {"eyewear": ["glasses"], "hair": ["long"]}]
-    assert named(JUDGE, claims, seen) == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
+    assert named_share(JUDGE, claims, seen) == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
     assert (
-        named(JUDGE, [{"eyes": ["open"]}], [[attributes(eyewear="sunglasses", eyes="open")]]) == 0
+        named_share(JUDGE, [{"eyes": ["open"]}], [[attributes(eyewear="sunglasses", eyes="open")]]) == 0
     )  # hidden
 
 
 def test_others_are_kept_where_they_can_be_seen():
     before = attributes(hair="bob", skin="pale")
-    assert others_kept(JUDGE, [before], [attributes(hair="bun", skin="pale")], ["hair"]) == 1
-    assert others_kept(JUDGE, [before], [attributes(hair="bob", skin="dark")], ["hair"]) == pytest.approx(
-        8 / 9
-    )
+    assert others_kept_share(JUDGE, [before], [attributes(hair="bun", skin="pale")], ["hair"]) == 1
+    assert others_kept_share(
+        JUDGE, [before], [attributes(hair="bob", skin="dark")], ["hair"]
+    ) == pytest.approx(8 / 9)
     covered = attributes(hair="bob", skin="pale", eyewear="sunglasses", eyes="closed")
-    assert others_kept(JUDGE, [before], [covered], ["eyewear"]) == 1
+    assert others_kept_share(JUDGE, [before], [covered], ["eyewear"]) == 1
 
 
 @settings(max_examples=20)

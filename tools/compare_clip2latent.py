@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from clip2gan.domains.avatars.judge import Judge
-from clip2gan.evaluation.attributes import named
+from clip2gan.evaluation.attributes import named_share
 from clip2gan.evaluation.judge import judged_prompts
 from clip2gan.evaluation.metrics import clip_score, diversity
 from clip2gan.evaluation.report import stack
@@ -106,7 +106,7 @@ def measure(model: Model, draw: Callable[[str, int], Any]) -> dict[str, float]:
     e_texts = model.clip.encode_texts([entry["text"] for entry in entries])
     judge = Judge.load()
     return {
-        "named": named(
+        "named": named_share(
             judge, [entry["claims"] for entry in entries], [judge.see(stack(row)) for row in pictures]
         ),
         "clip_score": clip_score(e_pictures.flatten(0, 1), e_texts.repeat_interleave(SEEDS, 0)),

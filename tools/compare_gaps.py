@@ -39,7 +39,7 @@ from torch import Tensor
 
 from clip2gan.data.samples import plain_prompts, to_floats
 from clip2gan.domains.avatars.judge import Judge
-from clip2gan.evaluation.attributes import Claims, named
+from clip2gan.evaluation.attributes import Claims, named_share
 from clip2gan.evaluation.judge import judged_prompts
 from clip2gan.evaluation.report import stack
 from clip2gan.gap import Collapse, Gap, NoGap, Posterior, fit_gap
@@ -121,7 +121,7 @@ def measure(
         figures["rank"] = (similar > true[:, None]).sum(1).add(1).median().item()
     if judge is not None:
         seen = judge.see(images_again)
-        figures["named"] = named(
+        figures["named"] = named_share(
             judge, claims, [seen[start : start + num] for start in range(0, len(seen), num)]
         )
     return figures

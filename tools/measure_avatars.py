@@ -28,7 +28,7 @@ from clip2gan.bundle import locate_bundle, read_config
 from clip2gan.domains.avatars import vocabulary as avatars
 from clip2gan.domains.avatars.judge import RESOLUTION, Judge, judge_images, judge_size, verdicts
 from clip2gan.domains.avatars.vocabulary import matches
-from clip2gan.evaluation.attributes import Verdicts, kept
+from clip2gan.evaluation.attributes import Verdicts, kept_shares
 from clip2gan.evaluation.judge import judged_prompts
 from clip2gan.model import Model, to_tensor
 from tools import zero_shot
@@ -129,7 +129,7 @@ def ceiling(model: Model, judge: Judge, renders: Avatars) -> dict[str, float]:
                 model.mapper(model.gap.from_image(embeddings)), noise_mode="const"
             ).cpu()
         )
-    return kept(judge, truths(renders), judge.see(torch.cat(pictures)))
+    return kept_shares(judge, truths(renders), judge.see(torch.cat(pictures)))
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def measure_edits(
         "target": mean(hits),
         "kept_original": mean(unnamed_kept(original, end, named)),
         "kept_inversion": mean(unnamed_kept(start, end, named)),
-        "inversion": mean(list(kept(judge, truths(renders), start).values())),
+        "inversion": mean(list(kept_shares(judge, truths(renders), start).values())),
     }
     details = {
         "target_by_group": {group: mean(found) for group, found in targets.items()},

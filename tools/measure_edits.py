@@ -29,7 +29,7 @@ from tools.measure_avatars import (
     Edit,
     choose_edits,
     first,
-    kept,
+    kept_shares,
     mean,
     read_edits,
     read_renders,
@@ -65,7 +65,7 @@ def inversions(model: Model, judge: Judge, renders: Avatars, how: str) -> tuple[
         found = torch.cat([model.latents(picture, how) for picture in pictures])  # type: ignore[arg-type]
     rows = found.split(1)
     seen = judge.see(stack(model.synthesize(ws) for ws in rows))
-    share = mean(list(kept(judge, truths(renders), seen).values()))
+    share = mean(list(kept_shares(judge, truths(renders), seen).values()))
     decibels = mean(model.psnr(picture, ws) for picture, ws in zip(pictures, rows, strict=True))
     return found, {"attributes kept": share, "PSNR": decibels, "seconds": seconds}
 
@@ -161,7 +161,7 @@ def main(*, model: str, num: int, baseline: int, renders: Path, only: str | None
     loaded, judge = clip2gan.load(model, device="cpu"), Judge.load()
     chosen = first(read_renders(renders, 1000), num)
     edits = choose_edits(chosen, read_edits())
-    loaded.memory  # noqa: B018  made once, on first use
+    loaded.reference_bank  # noqa: B018  made once, on first use
     inverted: dict[str, dict[str, Any]] = {}
     edited: dict[str, dict[str, Any]] = {}
 

@@ -201,17 +201,17 @@ def make_course(
 ) -> Course:
     """Where strengths of texts, and of the reference, lead from an origin.
 
-    `locality` is that of `Memory.towards`; None takes the first of the model's.
+    `locality` is that of `ReferenceBank.towards`; None takes the first of the model's.
     """
     embeddings = {text: model.prompt(text).embedding for text in texts}
-    memory = model.memory
+    bank = model.reference_bank
     restrict = None
     if how.threshold > 0 and embeddings:
         masks = [
             relevance(
                 model.generator,
                 model.clip,
-                memory.towards(origin.e[0], text[0]),
+                bank.towards(origin.e[0], text[0]),
                 lambda random: model.random_ws(1, random),
             )
             for text in embeddings.values()
@@ -222,7 +222,7 @@ def make_course(
         Parts(
             lambda e: model.mapper(model.gap.from_image(e)),
             lambda e: model.gap.map_text(e, model.mapper),
-            memory,
+            bank,
         ),
         origin.ws,
         origin.e,
@@ -246,7 +246,7 @@ def start_trials(
         return image, model.clip.encode_images(image)
 
     signs = [want.sign for want in wants.values()]
-    return Trials(course, signs, model.memory, draw, before=origin.image, reference=reference)
+    return Trials(course, signs, model.reference_bank, draw, before=origin.image, reference=reference)
 
 
 @torch.no_grad()

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 Method = Literal["neighbours", "clip", "mapped", "raw"]
 
-LOCALITY = 0.4  # how much likeness to the picture counts beside the text, see `Memory.towards`
+LOCALITY = 0.4  # how much likeness to the picture counts beside the text, see `ReferenceBank.towards`
 LONGEST_STEP = 6.0  # times Δe; what needs more is not to be had that way
 SMALLEST = 0.1  # singular values of a style layer, relative to its largest, that a change of w may use
 LEAST_STEP = 0.25  # of the way from the mean picture to one that shows the text, where nothing is missing
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Pictures to compare with.
+class ReferenceBank:
+    """Embeddings of pictures to compare with.
 
     Attributes:
         embeddings: [M, D], of unit length.
@@ -99,11 +99,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Parts:
-    """What directions are computed with: M for embeddings of pictures, M for those of texts, the memory."""
+    """What directions are computed with: M for embeddings of pictures, M for those of texts, the bank."""
 
     map_image: Callable[[Tensor], Tensor]
     map_text: Callable[[Tensor], Tensor]
-    memory: Memory
+    bank: ReferenceBank
 
 
 class Course:
@@ -134,13 +134,13 @@ class Course:
         """Prepare the directions.
 
         Args:
-            parts: mapper and memory.
+            parts: mapper and bank.
             ws: [1, num_ws, w_dim].
             e: [1, D], embedding of its picture.
             texts: name -> embedding [1, D].
             neutral: [1, D], the text that attributes are added to.
             method: see the module.
-            locality: see `Memory.towards`.
+            locality: see `ReferenceBank.towards`.
             keep: embeddings [1, D] of texts whose directions are taken out of all others.
             reference: [1, D], embedding of a picture to move towards as well.
             restrict: applied to the difference [N, num_ws, w_dim] that is added to ws (see `relevance`).
@@ -152,15 +152,15 @@ class Course:
         self.texts, self.ws, self.e, self.method = list(texts), ws, e, method
         self._parts, self._restrict, self._reference = parts, restrict, reference
         self.e_texts = torch.cat([*texts.values()]) if texts else e[:0]
-        memory = parts.memory
+        bank = parts.bank
         steps = {
-            sign: [memory.step(e[0], text[0], sign, locality) for text in texts.values()] for sign in (1, -1)
+            sign: [bank.step(e[0], text[0], sign, locality) for text in texts.values()] for sign in (1, -1)
         }
         self.named = F.normalize(_stack(steps[1], e), dim=1)
         if method == "clip":
             deltas = [F.normalize(text - neutral, dim=1)[0] for text in texts.values()]
             steps = {1: deltas, -1: [-delta for delta in deltas]}
-        self._kept = [memory.towards(e[0], text[0], 1, locality) for text in keep]
+        self._kept = [bank.towards(e[0], text[0], 1, locality) for text in keep]
         basis = _orthonormal(_stack(self._kept, e))
         self._steps = {sign: _without(_stack(rows, e), basis) for sign, rows in steps.items()}
         self._kept_ws = _orthonormal(self._shift(0.2 * basis).flatten(1)) if len(basis) else None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clip2gan.data.samples import draw_samples, shards
 from clip2gan.devices import pictures_at_once
-from clip2gan.editing.directions import Memory
+from clip2gan.editing.directions import ReferenceBank
 from stylegan2.checkpoints.download import cache_folder
 from stylegan2.runs import step_generator
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clip2gan.model import Model
 
 
-def reference_memory(model: "Model") -> Memory:
+def reference_bank(model: "Model") -> ReferenceBank:
     """The pictures that a model's edits are compared with.
 
     Samples are drawn on first use and kept in the user's cache.
@@ -30,7 +30,7 @@ def reference_memory(model: "Model") -> Memory:
             remembered = shards(folder, count, made_from, embed, "drawing samples")["embeddings"]
         else:
             remembered = draw_samples(model.generator, model.clip, count, 0, folder).embeddings
-    return Memory(remembered.to(model.w_avg), model.clip.logit_scale)
+    return ReferenceBank(remembered.to(model.w_avg), model.clip.logit_scale)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip2gan.domain import EditThresholds
-from clip2gan.editing.directions import Course, Memory
+from clip2gan.editing.directions import Course, ReferenceBank
 
 FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5)
 MORE_STEPS = 3  # of the ladder, that are tried where the first clear enough is too unlike
@@ -42,7 +42,7 @@ class Trial:
         strengths: of the course's texts, in order.
         image: [1, 3, R, R], about [-1, 1].
         e: [1, D], its embedding.
-        clearness: of each text, see `Memory.clearness`.
+        clearness: of each text, see `ReferenceBank.clearness`.
         identity: see `identity`.
     """
 
@@ -103,7 +103,7 @@ class Trials:
         self,
         course: Course,
         signs: Sequence[int],
-        memory: Memory,
+        bank: ReferenceBank,
         draw: Draw,
         *,
         before: Tensor | None = None,
@@ -114,13 +114,13 @@ class Trials:
         Args:
             course: where strengths lead.
             signs: what is wanted of each text, see `Want`.
-            memory: to compare with.
+            bank: to compare with.
             draw: draws ws and embeds the image.
             before: [1, 3, R, R], the image at strengths of zero, where it is known.
             reference: the strength of the course's reference picture.
         """
         self.course, self.reference = course, reference
-        self._signs, self._memory, self._draw = signs, memory, draw
+        self._signs, self._bank, self._draw = signs, bank, draw
         self._seen: dict[tuple[float, ...], Trial] = {}
         if before is not None and not course.has_reference:
             nothing = (0.0,) * len(course.texts)
@@ -138,9 +138,9 @@ class Trials:
         return self.course(torch.tensor([list(strengths)]), self.reference)
 
     def clearness(self, e: Tensor) -> tuple[float, ...]:
-        """How clearly an embedding [1, D] shows each text (or its absence), see `Memory.clearness`."""
+        """How clearly an embedding [1, D] shows each text (or its absence), see `ReferenceBank.clearness`."""
         pairs = zip(self.course.e_texts, self._signs, strict=True)
-        return tuple(float(self._memory.clearness(e, text, sign)) for text, sign in pairs)
+        return tuple(float(self._bank.clearness(e, text, sign)) for text, sign in pairs)
 
     def _judge(self, strengths: tuple[float, ...], image: Tensor, e: Tensor) -> Trial:
         same = float(identity(e, self.course.e[0], self.course.named))

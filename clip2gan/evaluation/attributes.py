@@ -17,7 +17,7 @@ def shows(judge: Judge, claims: Claims, attributes: Attributes) -> bool:
     return all(shown[group] and attributes[group] in values for group, values in claims.items())
 
 
-def named(judge: Judge, claims: Sequence[Claims], seen: Sequence[Verdicts]) -> float:
+def named_share(judge: Judge, claims: Sequence[Claims], seen: Sequence[Verdicts]) -> float:
     """The share of what each text names that its pictures show, mean over texts and their pictures."""
     shares = [
         _mean([shows(judge, {group: values}, picture) for group, values in claim.items()])
@@ -27,7 +27,7 @@ def named(judge: Judge, claims: Sequence[Claims], seen: Sequence[Verdicts]) -> f
     return _mean(shares)
 
 
-def kept(judge: Judge, before: Verdicts, after: Verdicts) -> dict[str, float]:
+def kept_shares(judge: Judge, before: Verdicts, after: Verdicts) -> dict[str, float]:
     """For each group, the share of pictures that still show its value, of those that showed it before."""
     shares = {}
     for group in judge.groups:
@@ -36,7 +36,7 @@ def kept(judge: Judge, before: Verdicts, after: Verdicts) -> dict[str, float]:
     return shares
 
 
-def others_kept(judge: Judge, before: Verdicts, after: Verdicts, edited: Sequence[str]) -> float:
+def others_kept_share(judge: Judge, before: Verdicts, after: Verdicts, edited: Sequence[str]) -> float:
     """Of the groups but the edited one that can be seen before and after an edit, the share that stay."""
     return _mean(
         [

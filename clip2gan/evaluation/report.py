@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip2gan.clip import ClipEncoder
-from clip2gan.evaluation.attributes import Claims, Verdicts, kept, named, others_kept, variety
+from clip2gan.evaluation.attributes import (
+    Claims,
+    Verdicts,
+    kept_shares,
+    named_share,
+    others_kept_share,
+    variety,
+)
 from clip2gan.evaluation.inception import inception_distances
 from clip2gan.evaluation.judge import Judge
 from clip2gan.evaluation.metrics import CANDIDATES, clip_score, diversity, frechet_distance, r_precision
@@ -256,7 +263,7 @@ def _attributes(
         ws = model.random_ws(protocol.num, random, protocol.truncation)
         samples += judge.see(model.generator.synthesis(ws, noise_mode="const").cpu())
     return {
-        "named": named(judge, protocol.claims, seen),
+        "named": named_share(judge, protocol.claims, seen),
         "variety": variety(judge, protocol.claims, seen, samples),
     }
 
@@ -286,7 +293,7 @@ def _reconstruction(
             distances = [distance(x.to(model.device), y.to(model.device)).item() for x, y in parts]
             figures[f"reconstruction_{name}"] = statistics.mean(distances)
     if instruments.judge is not None:
-        shares = kept(instruments.judge, instruments.judge.see(before), instruments.judge.see(after))
+        shares = kept_shares(instruments.judge, instruments.judge.see(before), instruments.judge.see(after))
         figures["reconstruction_kept"] = statistics.mean(shares.values())
     return figures
 
@@ -318,8 +325,8 @@ def _edits(model: Model, clip: ClipEncoder, judge: Judge | None, protocol: Proto
     if judge is not None and all(attribute.group for attribute in done):
         old, new = (judge.see(torch.cat(column)) for column in zip(*images, strict=True))
         aims = [{one.group or "": [one.value or ""]} for one in done]
-        figures["edit_target"] = named(judge, aims, [[seen] for seen in new])
-        figures["edit_others"] = others_kept(judge, old, new, [one.group or "" for one in done])
+        figures["edit_target"] = named_share(judge, aims, [[seen] for seen in new])
+        figures["edit_others"] = others_kept_share(judge, old, new, [one.group or "" for one in done])
     return figures
 
 

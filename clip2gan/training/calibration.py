@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.samples import Samples
 from clip2gan.domain import Domain, EditThresholds, GapSettings, InversionConfig
-from clip2gan.editing.directions import Memory
+from clip2gan.editing.directions import ReferenceBank
 from clip2gan.editing.inversion import invert, psnr
 from clip2gan.evaluation.metrics import clip_score, diversity
 from clip2gan.gap import Gap, Posterior
@@ -144,7 +144,7 @@ def _calibrate_edits(
     """How clear the model's own pictures of texts are, and how alike its unrelated pictures are."""
     random = step_generator(seed, -(2**43) - 1)
     embeddings = parts.samples.embeddings.to(e_texts)
-    memory = Memory(embeddings[:4096], parts.clip.logit_scale)
+    memory = ReferenceBank(embeddings[:4096], parts.clip.logit_scale)
     shown = []
     for text in e_texts:
         e = parts.gap.to_image(text[None], 2, random)[0]
