@@ -223,7 +223,7 @@ class _Measured:
 
 
 def _source(entries: list[dict[str, Any]], path: Path | None) -> str:
-    return f"{len(entries)} of {path or 'the domain'}"
+    return f"{len(entries)} of {path}" if path else f"{len(entries)} by default"
 
 
 def _line(settings: Mapping[str, Any], shown: Mapping[str, str | None]) -> str:
