@@ -1,8 +1,12 @@
 """What a training measures on samples of its model."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 from conftest import make_generator
 
 from clip2gan.clip import ClipEncoder
@@ -11,6 +15,7 @@ from clip2gan.domain import Domain
 from clip2gan.gap import EDIT_SHARPNESS, POSTERIOR_SHARPNESS, Posterior, cosine_spread, fit_gap
 from clip2gan.mappers import new_mapper
 from clip2gan.training.calibration import STEPS, Parts, calibrate
+from tools import measure_avatars, recalibrate
 
 PROMPTS = ["a red circle", "a blue square", "a star", "a flag", "something small"]
 
@@ -64,3 +69,24 @@ def test_a_clip_of_another_scale_and_spread_gets_other_values() -> None:
         assert gap.sharpness * cosine_spread(e, texts) == pytest.approx(POSTERIOR_SHARPNESS)
         assert gap.edit_sharpness * cosine_spread(e, texts) == pytest.approx(EDIT_SHARPNESS)
     assert gaps[1].sharpness > 3 * gaps[0].sharpness  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_the_avatars_calibrated_anew_are_as_good(tmp_path: Path) -> None:
+    """All constants that were tuned by hand are forgotten; a fifth of the prompts judge."""
+    out = tmp_path / "anew"
+    arguments = ["--model", "avatars", "--samples", "6144", "--seconds", "120", "--out", str(out)]
+    done = CliRunner().invoke(recalibrate.main, arguments)
+    assert done.exit_code == 0, done.output
+    figures = []
+    for model in ("avatars", str(out)):
+        file = tmp_path / "figures.json"
+        measure = ["--model", model, "--quick", "--no-edits", "--json", str(file)]
+        done = CliRunner().invoke(
+            measure_avatars.main, [*measure, "--renders", str(tmp_path / "renders.zip")]
+        )
+        assert done.exit_code == 0, done.output
+        figures.append(json.loads(file.read_text())["figures"])
+    before, after = figures
+    assert after["text_to_picture"] > before["text_to_picture"] - 0.03
+    assert after["ceiling"] > before["ceiling"] - 0.02
