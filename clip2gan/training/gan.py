@@ -42,8 +42,9 @@ from stylegan2.processes import Processes, RowNoise, draw_seeds
 from stylegan2.runs import RunFolder, step_generator
 from stylegan2.training.augment import draw_augmentation
 from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
-from stylegan2.training.gan import check_shares, track_w_avg
+from stylegan2.training.gan import check_shares
 from stylegan2.training.losses import generator_loss, r1_penalty
+from stylegan2.training.mapping_phase import track_w_avg
 from stylegan2.training.preview import save_grid
 from stylegan2.training.schedule import rate_factor
 
@@ -154,14 +155,14 @@ class _Training:
                 self.networks.encoder_ema, data, self.device, run.path / "cache" / "latents", self.processes
             )
             self.mapping = TextMapping(
-                self.networks,
-                w,
-                lambda rows, random: self.conditions(rows, random)[0],
-                config.flow_guidance,
-                config.mapping_steps,
-                config.seed,
-                run.path / "cache" / "pairs",
-                self.processes,
+                networks=self.networks,
+                w=w,
+                conditions=lambda rows, random: self.conditions(rows, random)[0],
+                guidance=config.flow_guidance,
+                steps=config.mapping_steps,
+                seed=config.seed,
+                cache=run.path / "cache" / "pairs",
+                processes=self.processes,
             )
 
     def conditions(self, rows: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:

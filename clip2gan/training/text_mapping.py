@@ -8,9 +8,7 @@ latents keep the variety that pictures with such a caption have.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,36 +20,20 @@ from stylegan2 import Generator
 from stylegan2.discriminator import Encoder
 from stylegan2.generator import normalize_second_moment
 from stylegan2.runs import step_generator
-from stylegan2.training.engine import Phase, Step, Terms, Update, Updates
-from stylegan2.training.gan import track_w_avg
+from stylegan2.training.engine import Phase
 from stylegan2.training.mapping import Flow, Latents
-from stylegan2.training.schedule import rate_factor
+from stylegan2.training.mapping_phase import MappingPhase, Networks, PhaseSettings
 
-BATCH = 512
-FLOW_SHARE = 0.5  # of the phase's steps
-FLOW_LR = 1e-3
+FLOW_SHARE, MAPPING_LR = 0.5, 1.0  # of the phase
 FLOW_BLOCKS = 4
-MAPPING_LR = 1.0  # the mapping network's stored weights are 100 times what is used
 HIDDEN = 0.1  # how often the flow does not see the condition
 LATENT_NOISE = 0.05
-PAIRS, PAIRS_PER_STEP = 65_536, 32  # at most, and for each step that learns from them
+PAIRS = 65_536  # at most
 PAIR_STEPS = 8
+LOG_EVERY = 500  # steps
 
 Conditions = Callable[[Tensor, torch.Generator], Tensor]
 """Conditions c [N, D] for the pictures at these indices [N]."""
-
-
-class Networks(Protocol):
-    """What is trained here."""
-
-    generator: Generator
-    generator_ema: Generator
-    flow: Flow
-
-    @property
-    def flow_optimizer(self) -> torch.optim.Optimizer: ...
-    @property
-    def mapping_optimizer(self) -> torch.optim.Optimizer: ...
 
 
 def new_flow(generator: Generator) -> Flow:
@@ -78,9 +60,18 @@ def encode_all(
     return shards(cache, len(data), made_from, make, "encoding pictures", processes)["w"].to(device)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Pairs:
+    """Noise z [N, z_dim], conditions c [N, c_dim], and the scaled latents [N, w_dim] the flow takes it to."""
+
+    z: Tensor
+    c: Tensor
+    latents: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextMapping:
-    """The steps of the phase, with what they share.
+    """What the mapping phase of a captioned GAN draws and keeps.
 
     Attributes:
         networks: what is trained.
@@ -102,57 +93,32 @@ class TextMapping:
     cache: Path
     processes: Sharing | None = None
 
-    def __post_init__(self):
-        self.latents = Latents(self.w)
-
     def phases(self, ema: float) -> list[Phase]:
-        """The flow's steps and the mapping network's; all processes do them alike, as they are small."""
-        networks, flow_steps = self.networks, int(FLOW_SHARE * self.steps)
-        mapping = (networks.generator.mapping, networks.generator_ema.mapping)
-        rest = self.steps - flow_steps
-        return [
-            Phase(steps=flow_steps, step=self._fit_flow, log_every=500),
-            Phase(steps=rest, step=self._distill, averages=[mapping], ema=ema, log_every=500),
-        ]
-
-    def _fit_flow(self, step: Step) -> Updates:
-        random, scaled = step.random, self.latents.scaled
-        rows = torch.randint(len(scaled), (BATCH,), generator=random)
-        c = self.conditions(rows, random).to(scaled)
-        seen = torch.rand(BATCH, 1, generator=random) >= HIDDEN
-        noise, blur = torch.randn(2, BATCH, scaled.shape[1], generator=random).to(scaled)
-        chosen = scaled[rows.to(scaled.device)] + blur * LATENT_NOISE / self.latents.deviation
-        t = torch.randn(BATCH, 1, generator=random).sigmoid().to(scaled)
-        c = normalize_second_moment(c) * seen.to(scaled)
-        rate = rate_factor(step.index, int(FLOW_SHARE * self.steps), end=0.01, shape="linear")
-        yield Update(
-            optimizer=self.networks.flow_optimizer,
-            losses=lambda turn: {"mapping_flow": (1.0, self.networks.flow.loss(chosen, noise, t, c))},
-            rates=[FLOW_LR * rate],
-            remedy="mapping_steps",
+        """The flow's steps and the mapping network's."""
+        settings = PhaseSettings(
+            steps=self.steps,
+            flow_share=FLOW_SHARE,
+            lr=MAPPING_LR,
+            latent_noise=LATENT_NOISE,
+            log_every=LOG_EVERY,
         )
-
-    def _distill(self, step: Step) -> Updates:
-        device, mapping = self.w.device, self.networks.generator.mapping
-        rows = torch.randint(len(self._pairs["z"]), (BATCH,), generator=step.random)
-        z, c, ends = (self._pairs[name][rows].to(device) for name in ("z", "c", "latents"))
-        found: list[Tensor] = []
-
-        def losses(turn: int) -> Terms:
-            w = mapping(z, c)[:, 0]
-            found.append(w.detach())
-            return {"mapping_distillation": (1.0, (self.latents.scale(w) - ends).square().mean())}
-
-        rest = self.steps - int(FLOW_SHARE * self.steps)
-        rate = MAPPING_LR * rate_factor(step.index, rest, end=0.01, shape="linear")
-        yield Update(
-            optimizer=self.networks.mapping_optimizer, losses=losses, rates=[rate], remedy="mapping_steps"
+        phase = MappingPhase(
+            self.networks,
+            settings,
+            lambda: Latents(self.w),
+            lambda: self._draw_pairs(settings.count_pairs(PAIRS)),
+            self._shown_conditions,
         )
-        track_w_avg(mapping, found[0])
+        return phase.phases(ema)
 
-    @cached_property
-    def _pairs(self) -> dict[str, Tensor]:
-        """Noise z and conditions c, and the scaled latents to which the flow takes them."""
+    def _shown_conditions(self, rows: Tensor, random: torch.Generator) -> Tensor:
+        """Of some the flow sees zeros, to learn what is true without a condition."""
+        c = self.conditions(rows, random)
+        seen = torch.rand(len(rows), 1, generator=random) >= HIDDEN
+        return normalize_second_moment(c) * seen.to(c)
+
+    def _draw_pairs(self, count: int) -> Pairs:
+        """What the flow has learnt."""
         flow, device = self.networks.flow, self.w.device
         z_dim, w_dim = self.networks.generator.config.z_dim, self.w.shape[1]
 
@@ -170,5 +136,5 @@ class TextMapping:
             return {"z": noise[:, :z_dim], "c": c, "latents": ends}
 
         made_from = {"flow": weights_fingerprint(flow), "guidance": self.guidance, "seed": self.seed}
-        count = min(PAIRS, max(BATCH, round(self.steps * (1 - FLOW_SHARE)) * PAIRS_PER_STEP))
-        return shards(self.cache, count, made_from, make, "following the flow", self.processes)
+        drawn = shards(self.cache, count, made_from, make, "following the flow", self.processes)
+        return Pairs(drawn["z"], drawn["c"], drawn["latents"])

@@ -10,14 +10,13 @@ training takes millions of pictures. With `autoencoder_images=0` and `mapping_st
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from stylegan2.discriminator import Encoder, check_groups, copy_trunk
-from stylegan2.generator import Generator, MappingNetwork, save_generator
+from stylegan2.generator import Generator, save_generator
 from stylegan2.processes import Processes, RowNoise, draw_seeds
 from stylegan2.progress import progress_bar
 from stylegan2.runs import RunFolder, step_generator, unpack
@@ -31,18 +30,16 @@ from stylegan2.training.losses import (
     reconstruction_loss,
 )
 from stylegan2.training.mapping import Latents, Pairs
+from stylegan2.training.mapping_phase import MappingPhase, PhaseSettings, track_w_avg
 from stylegan2.training.networks import Networks
 from stylegan2.training.preview import save_grid
 from stylegan2.training.schedule import rate_factor
 
 PREVIEWS, LEAST_STEPS = 40, 250  # over a run, and between two
 PREVIEW_PICTURES = 32
-MAPPING_BATCH = 512
-FLOW_SHARE = 0.25  # of the mapping phase
-FLOW_LR = 1e-3
-# The mapping network's stored weights are 100 times what is used, so its steps must be as much longer.
-MAPPING_LR = 2.0
-MAPPING_PAIRS, PAIRS_PER_STEP = 150_000, 32  # at most, and for each step that learns from them
+FLOW_SHARE, MAPPING_LR = 0.25, 2.0  # of the mapping phase
+MAPPING_PAIRS = 150_000  # at most
+LOG_EVERY = 100  # steps
 
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -192,10 +189,7 @@ class _Training:
         config, networks = self.config, self.networks
         generator = (networks.generator, networks.generator_ema)
         encoder = (networks.encoder, networks.encoder_ema)
-        mapping = (networks.generator.mapping, networks.generator_ema.mapping)
         ema = 0.5 ** (config.batch / config.ema_images)
-        flow_steps = int(FLOW_SHARE * config.mapping_steps)
-        distillation_steps = config.mapping_steps - flow_steps
         return Task(
             parts=networks.parts(),
             phases=[
@@ -204,23 +198,16 @@ class _Training:
                     step=self._autoencode,
                     averages=[generator, encoder],
                     ema=ema,
-                    log_every=100,
+                    log_every=LOG_EVERY,
                 ),
-                Phase(steps=flow_steps, step=self._fit_flow, log_every=100),
-                Phase(
-                    steps=distillation_steps,
-                    step=self._distill,
-                    averages=[mapping],
-                    ema=ema,
-                    log_every=100,
-                ),
+                *self._mapping_phase().phases(ema),
                 Phase(
                     steps=config.adversarial_steps,
                     step=self._compete,
                     averages=[generator, encoder],
                     ema=ema,
                     begin=self._begin_adversarial,
-                    log_every=100,
+                    log_every=LOG_EVERY,
                 ),
             ],
             preview=self._preview,
@@ -288,57 +275,28 @@ class _Training:
             terms["perceptual"] = weight * config.perceptual_weight, distance
         return terms
 
-    @cached_property
-    def _latents(self) -> Latents:
-        """Of all pictures; the encoder does not change in the phases that want them."""
-        encoder = self.networks.encoder_ema
-        return Latents(encode_all(encoder, self.pictures, self.device, self.processes))
-
-    @cached_property
-    def _pairs(self) -> Pairs:
-        """What the flow has learnt; it does not change any more."""
-        config = self.config
-        steps = config.mapping_steps - int(FLOW_SHARE * config.mapping_steps)
-        count = min(MAPPING_PAIRS, max(MAPPING_BATCH, steps * PAIRS_PER_STEP))
-        random = step_generator(config.seed, -1)
-        z_dim, shown = config.generator.z_dim, self.processes.is_first
-        return Pairs(self.networks.flow, z_dim, count, random, shown)
-
-    def _fit_flow(self, step: Step) -> Updates:
-        """A step that all processes do alike, as the next one is: it is small."""
-        config, latents, random = self.config, self._latents, step.random
-        chosen = latents.scaled[_random_rows(latents.scaled, random)]
-        noise, blur = torch.randn(2, *chosen.shape, generator=random).to(chosen)
-        noisy = chosen + blur * config.latent_noise / latents.deviation
-        t = torch.randn(len(chosen), 1, generator=random).sigmoid().to(chosen)
-        yield Update(
-            optimizer=self.networks.flow_optimizer,
-            losses=lambda turn: {"mapping_flow": (1.0, self.networks.flow.loss(noisy, noise, t))},
-            rates=[FLOW_LR * self._falling(step, int(FLOW_SHARE * config.mapping_steps))],
-            remedy="mapping_steps",
+    def _mapping_phase(self) -> MappingPhase:
+        """Its latents and pairs are drawn when they are wanted: the autoencoder comes before."""
+        config, networks, processes = self.config, self.networks, self.processes
+        settings = PhaseSettings(
+            steps=config.mapping_steps,
+            flow_share=FLOW_SHARE,
+            lr=MAPPING_LR,
+            latent_noise=config.latent_noise,
+            log_every=LOG_EVERY,
         )
-
-    def _distill(self, step: Step) -> Updates:
-        config, pairs, mapping = self.config, self._pairs, self.networks.generator.mapping
-        rows = _random_rows(pairs.z, step.random)
-        found: list[Tensor] = []
-
-        def losses(turn: int) -> Terms:
-            w = mapping(pairs.z[rows])[:, 0]
-            found.append(w.detach())
-            return {
-                "mapping_distillation": (1.0, (self._latents.scale(w) - pairs.latents[rows]).square().mean())
-            }
-
-        steps = config.mapping_steps - int(FLOW_SHARE * config.mapping_steps)
-        rate = MAPPING_LR * self._falling(step, steps)
-        yield Update(
-            optimizer=self.networks.mapping_optimizer, losses=losses, rates=[rate], remedy="mapping_steps"
+        return MappingPhase(
+            networks,
+            settings,
+            lambda: Latents(encode_all(networks.encoder_ema, self.pictures, self.device, processes)),
+            lambda: Pairs(
+                networks.flow,
+                config.generator.z_dim,
+                settings.count_pairs(MAPPING_PAIRS),
+                step_generator(config.seed, -1),
+                processes.is_first,
+            ),
         )
-        track_w_avg(mapping, found[0])
-
-    def _falling(self, step: Step, steps: int) -> float:
-        return rate_factor(step.index, steps, end=0.01, shape="linear")
 
     def _begin_adversarial(self) -> None:
         networks = self.networks
@@ -417,16 +375,6 @@ class _Training:
     def _saved(self, done: int) -> None:
         generator = finished_generator(self.networks, self.config)
         save_generator(generator, self.run.path / "generator.safetensors")
-
-
-@torch.no_grad()
-def track_w_avg(mapping: MappingNetwork, w: Tensor) -> None:
-    """Move the mean latent towards that of w [N, w_dim]."""
-    mapping.w_avg.lerp_(w.mean(dim=0), 0.005)
-
-
-def _random_rows(table: Tensor, random: torch.Generator) -> Tensor:
-    return torch.randint(len(table), (MAPPING_BATCH,), generator=random).to(table.device)
 
 
 def _to_images(pictures: Tensor, device: torch.device) -> Tensor:

@@ -84,13 +84,13 @@ class Latents:
 
 
 class Pairs:
-    """Noise z [N, z_dim] and the scaled latents [N, w_dim] to which a flow takes it."""
+    """Without conditions: noise z [N, z_dim] and the scaled latents [N, w_dim] to which a flow takes it."""
 
     def __init__(self, flow: Flow, z_dim: int, count: int, random: torch.Generator, shown: bool = True):
         """`shown`: whether this process shows a progress bar."""
         dim = flow.last.out_features
         device = flow.last.weight.device
         noise = torch.randn(count, max(z_dim, dim), generator=random).to(device)
-        self.z = noise[:, :z_dim]
+        self.z, self.c = noise[:, :z_dim], None
         parts = progress_bar(noise[:, :dim].split(4096), "following the flow [x4096]", shown=shown)
         self.latents = torch.cat([flow.follow(part) for part in parts])
