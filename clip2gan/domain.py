@@ -4,65 +4,73 @@ Every model carries its `Domain` in its config.json; `train-mapper` measures the
 `training.calibration`). The defaults here are for a model of which nothing was measured.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stylegan2.settings import check_limits, setting
+
 Alignment = Literal["none", "ffhq"]
 MOST_TEXTS = 10_000
+MOST_WEIGHT = 1e6
 LONGEST_TEXT = 2_000  # characters; CLIP reads less
 
 
 @dataclass(frozen=True, kw_only=True)
 class InversionConfig:
-    """How hard to look for a picture's latents; see `editing.inversion.invert`.
+    """How hard to look for a picture's latents; see `editing.inversion.invert`."""
 
-    Attributes:
-        steps: of Adam at most; a picture that has converged stops before.
-        lr: its first step size, in units of w's standard deviation. It halves whenever progress is slow.
-        tolerance: part of the loss that some steps must gain, or else progress is slow.
-        perceptual: weight of the distance of CLIP's image features.
-        pull: weight of the squared distance to the mapper's estimate, which keeps the latents editable.
-        pull_average: weight of the squared distance to w_avg, likewise.
-    """
-
-    steps: int = 100
-    lr: float = 0.1
-    tolerance: float = 0.02
-    perceptual: float = 0.5
-    pull: float = 0.01
-    pull_average: float = 0.001
+    steps: int = setting(
+        100,
+        "Most optimisation steps per picture (it stops once it has converged); 0 takes the starting point.",
+        least=0,
+        most=100_000,
+    )
+    lr: float = setting(
+        0.1,
+        "First step size of Adam, in units of w's standard deviation; it halves whenever progress is slow.",
+        least=1e-6,
+        most=100,
+    )
+    tolerance: float = setting(
+        0.02, "Part of the loss that some steps must gain, or else progress is slow.", least=0, most=1
+    )
+    perceptual: float = setting(
+        0.5, "Weight of the distance of CLIP's image features.", least=0, most=MOST_WEIGHT
+    )
+    pull: float = setting(
+        0.01,
+        "Weight of the squared distance to the mapper's estimate, which keeps the latents editable.",
+        least=0,
+        most=MOST_WEIGHT,
+    )
+    pull_average: float = setting(
+        0.001, "Weight of the squared distance to w_avg, likewise.", least=0, most=MOST_WEIGHT
+    )
 
     def __post_init__(self):
-        _check_range(self, 0, 100_000, "steps")
-        _check_range(self, 1e-6, 100.0, "lr")
-        _check_range(self, 0, 1, "tolerance")
-        _check_range(self, 0, 1e6, "perceptual", "pull", "pull_average")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
-    """How a copy of the generator is tuned to one picture; see `editing.inversion.tune`.
+    """How a copy of the generator is tuned to one picture; see `editing.inversion.tune`."""
 
-    Attributes:
-        steps: of Adam.
-        lr: its step size.
-        perceptual: weight of the distance of CLIP's image features.
-        locality: weight of the pictures' change at other latents, towards which the pivot is led a little.
-        seed: of those latents.
-    """
-
-    steps: int = 100
-    lr: float = 1e-3
-    perceptual: float = 0.5
-    locality: float = 0.3
-    seed: int = 0
+    steps: int = setting(100, "Steps of Adam.", least=0, most=100_000)
+    lr: float = setting(1e-3, "Step size of Adam.", least=1e-9, most=1)
+    perceptual: float = setting(
+        0.5, "Weight of the distance of CLIP's image features.", least=0, most=MOST_WEIGHT
+    )
+    locality: float = setting(
+        0.3,
+        "Weight of the pictures' change at other latents, towards which the pivot is led a little.",
+        least=0,
+        most=MOST_WEIGHT,
+    )
+    seed: int = setting(0, "Random seed of those latents.")
 
     def __post_init__(self):
-        _check_range(self, 0, 100_000, "steps")
-        _check_range(self, 1e-9, 1.0, "lr")
-        _check_range(self, 0, 1e6, "perceptual", "locality")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,43 +78,45 @@ class EditThresholds:
     """When an edit has reached its aim, and what it must leave as it was.
 
     Attributes:
-        agrees: the clearness (see `directions.ReferenceBank.clearness`) at which a text counts as shown.
-        identity: the least likeness (a cosine) in all that was not named.
         localities: how much likeness to the picture counts beside the text, in the order in which they are
             tried until CLIP agrees (see `directions.ReferenceBank.towards`).
-        least_psnr: dB; a picture that inversion brings back worse is hardly one of the model's kind.
     """
 
-    agrees: float = 0.9
-    identity: float = 0.9
+    agrees: float = setting(
+        0.9,
+        "Clearness at which a text counts as shown, see `directions.ReferenceBank.clearness`.",
+        least=0,
+        most=10,
+    )
+    identity: float = setting(0.9, "Least likeness (a cosine) in all that was not named.", least=-1, most=1)
     localities: tuple[float, ...] = (0.4, 0.7)
-    least_psnr: float = 14.0
+    least_psnr: float = setting(
+        14.0,
+        "dB; a picture that inversion brings back worse is hardly one of the model's kind.",
+        least=0,
+        most=100,
+    )
 
     def __post_init__(self):
-        _check_range(self, 0, 10, "agrees")
-        _check_range(self, -1, 1, "identity")
-        _check_range(self, 0, 100, "least_psnr")
+        check_limits(self)
         if not 1 <= len(self.localities) <= 10 or not all(0 <= each <= 10 for each in self.localities):
             raise ValueError(f"localities must be 1 to 10 numbers from 0 to 10, got {self.localities}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GapSettings:
-    """Settings of the gap `posterior` in place of those that its file carries; None keeps the file's.
+    """Settings of the gap `posterior` (see `gap.Posterior`) in place of those that its file carries.
 
-    Attributes:
-        sharpness, edit_sharpness: factors of cosines; see `gap.Posterior`.
-        guidance, edit_guidance: see there.
+    None keeps the file's.
     """
 
-    sharpness: float | None = None
-    guidance: float | None = None
-    edit_sharpness: float | None = None
-    edit_guidance: float | None = None
+    sharpness: float | None = setting(None, "Factor of cosines.", least=0, most=1e5)
+    guidance: float | None = setting(None, "How clearly texts are said.", least=0, most=100)
+    edit_sharpness: float | None = setting(None, "Factor of cosines, in an edit.", least=0, most=1e5)
+    edit_guidance: float | None = setting(None, "How clearly texts are said, in an edit.", least=0, most=100)
 
     def __post_init__(self):
-        _check_range(self, 0, 1e5, "sharpness", "edit_sharpness")
-        _check_range(self, 0, 100, "guidance", "edit_guidance")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +132,6 @@ class Domain:
         vocabulary: attribute -> value -> the texts that say it, where the domain's attributes are known.
         judge: the package in `clip2gan.domains` that sees these attributes in pictures, if one does.
         inversion, tuning, editing, gap: constants of the model.
-        references: pictures drawn for comparison in an edit, where the gap remembers none.
         measured: what calibration measured, by name.
     """
 
@@ -136,7 +145,12 @@ class Domain:
     tuning: TuningConfig = field(default_factory=TuningConfig)
     editing: EditThresholds = field(default_factory=EditThresholds)
     gap: GapSettings = field(default_factory=GapSettings)
-    references: int = 512
+    references: int = setting(
+        512,
+        "Pictures drawn for comparison in an edit, where the gap remembers none.",
+        least=8,
+        most=100_000,
+    )
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -148,16 +162,9 @@ class Domain:
                 raise ValueError(f"the text {text!r:.40} is empty, or longer than {LONGEST_TEXT} characters")
         if self.judge is not None and not self.judge.isidentifier():
             raise ValueError(f"judge {self.judge!r:.40} is not the name of a package")
-        _check_range(self, 8, 100_000, "references")
+        check_limits(self)
 
     @property
     def attribute_texts(self) -> list[str]:
         """All texts of the vocabulary, in its order."""
         return [text for values in self.vocabulary.values() for texts in values.values() for text in texts]
-
-
-def _check_range(settings: object, low: float, high: float, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not (math.isfinite(value) and low <= value <= high):
-            raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r:.40}")

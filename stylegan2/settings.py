@@ -51,7 +51,8 @@ class About:
         if self.least is None:
             return f"must be above {self.above:g}"
         if self.most is not None:
-            return f"{'is a share' if self.most == 1 else 'must be'} from {self.least:g} to {self.most:g}"
+            is_share = (self.least, self.most) == (0, 1)
+            return f"{'is a share' if is_share else 'must be'} from {self.least:g} to {self.most:g}"
         if self.below is not None:
             return f"must be from {self.least:g} to below {self.below:g}"
         return f"must be at least {self.least:g}" if self.least else "must be 0 or more"

@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +17,6 @@ from clip2gan.defaults import MODEL, TRUNCATION
 if TYPE_CHECKING:
     import torch
 
-    from clip2gan.domain import InversionConfig
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -103,11 +101,6 @@ model_option = click.option(
     metavar="NAME|FOLDER|hf-hub:ORG/NAME",
     help="Model to use; `clip2gan models` lists the installed ones.",
 )
-steps_option = click.option(
-    "--steps",
-    type=click.IntRange(0, 100_000),
-    help="Most optimisation steps per picture; 0 takes the starting point.  [default: the model's]",
-)
 
 
 @contextlib.contextmanager
@@ -135,11 +128,6 @@ def require_clip(spec: str | None) -> str:
             "--clip ViT-B-16:laion2b_s34b_b88k (better)"
         )
     return spec  # type: ignore[return-value]  # not None
-
-
-def with_steps(inversion: "InversionConfig", steps: int | None) -> "InversionConfig":
-    """A model's settings of inversion, with the steps of `--steps` where it was given."""
-    return inversion if steps is None else replace(inversion, steps=steps)
 
 
 def is_file_name(out: Path, suffix: str = ".png") -> bool:

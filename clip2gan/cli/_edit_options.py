@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from clip2gan.cli._common import EXISTING_FILE, Finite, blame, steps_option, with_steps
+from clip2gan.cli._common import EXISTING_FILE, Finite, blame
+from clip2gan.cli._model import steps_option, with_steps
 from clip2gan.cli._options import grouped
 
 if TYPE_CHECKING:

@@ -1,12 +1,13 @@
 """The model that a command uses, and how it computes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
 
 from clip2gan.cli._common import blame, device_option, model_option, resolve_device
-from clip2gan.cli._options import grouped
+from clip2gan.cli._options import grouped, setting_option
+from clip2gan.domain import InversionConfig
 
 if TYPE_CHECKING:
     from clip2gan.model import Model
@@ -27,6 +28,7 @@ compile_option = click.option(
     is_flag=True,
     help="Compile the generator first (torch.compile); pays off for many pictures.",
 )
+steps_option = setting_option(InversionConfig, "steps", "the model's")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +62,8 @@ class ModelOptions:
 model_options = grouped(
     "using", ModelOptions, model_option, mapper_option, device_option, precision_option, compile_option
 )
+
+
+def with_steps(inversion: InversionConfig, steps: int | None) -> InversionConfig:
+    """A model's settings of inversion, with the steps of `--steps` where it was given."""
+    return inversion if steps is None else replace(inversion, steps=steps)

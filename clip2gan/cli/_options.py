@@ -38,7 +38,7 @@ def setting_options(
     """
     owner = type(next(iter(presets.values())))
     shown = {name: _default(name, presets) for name in names} | dict(defaults or {})
-    options = [_option(owner, name, shown[name], (types or {}).get(name)) for name in names]
+    options = [setting_option(owner, name, shown[name], (types or {}).get(name)) for name in names]
 
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
@@ -55,8 +55,10 @@ def setting_options(
     return decorate
 
 
-def _option(owner: type, name: str, default: str | None, kind: Any) -> Callable[[Command], Command]:
-    """The option of a field."""
+def setting_option(
+    owner: type, name: str, default: str | None, kind: click.ParamType | None = None
+) -> Callable[[Command], Command]:
+    """The option of one field, None where it is not given; `default` is what to show."""
     facts, hint = about(owner, name), _plain(get_type_hints(owner)[name])
     flag = f"--{name.replace('_', '-')}"
     help = facts.help if default is None else f"{facts.help}  [default: {default}]"

@@ -18,11 +18,9 @@ from clip2gan.cli._common import (
     readable,
     report_options,
     seed_option,
-    steps_option,
     warn,
-    with_steps,
 )
-from clip2gan.cli._model import ModelOptions, model_options
+from clip2gan.cli._model import ModelOptions, model_options, steps_option, with_steps
 
 if TYPE_CHECKING:
     from clip2gan.editing.session import Inverted
