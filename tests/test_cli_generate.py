@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from conftest import Run
 from PIL import Image
 
 from clip2gan.clip import ClipEncoder
+from clip2gan.drawing import Drawing
 from clip2gan.images import read_metadata
 from clip2gan.model import Model
 
@@ -310,3 +314,25 @@ def test_without_a_compiler_compiling_is_refused(run: Run, tmp_path: Path, monke
     assert "--compile needs a C++ compiler and finds none" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(("grid", "most"), [([], 2), (["--grid"], 6)])
+def test_pictures_that_are_written_are_not_kept(
+    run: Run, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grid: list[str], most: int
+) -> None:
+    alive: list[weakref.ref[Image.Image]] = []
+    counts: list[int] = []
+    draw_all = Model.draw_all
+
+    def watched(*arguments: Any, **settings: Any) -> Iterator[Drawing]:
+        for drawing in draw_all(*arguments, **settings):
+            alive.append(weakref.ref(drawing.image))
+            counts.append(sum(each() is not None for each in alive))
+            yield drawing
+
+    monkeypatch.setattr(Model, "draw_all", watched)
+    where = ["--model", tiny_bundle, "--device", "cpu", "--out", tmp_path / "out", *grid]
+    code, _, err = run("generate", "--text", "a thing", "--num", 6, *where)
+    assert code == 0, err
+    assert len(counts) == 6
+    assert max(counts) == most

@@ -115,7 +115,8 @@ def command(
         if place is not None:
             facts = {source.key: source.label, "seed": drawing.seed}
             _write(place, drawing.image, metadata | facts, report, facts)
-        images.append(drawing.image)
+        if sheet is not None:  # else none is kept: many large ones would fill the memory
+            images.append(drawing.image)
     if sheet is not None:
         from clip2gan.images import contact_sheet
 
