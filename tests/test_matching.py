@@ -1,7 +1,10 @@
 """Captions go to the pictures that they are of, and to no others."""
 
 import json
+import time
+import tracemalloc
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from PIL import Image
 from clip2gan.data.captions import read_captions
 from clip2gan.data.files import open_files
 from clip2gan.data.lines import read_texts, split_lines
-from clip2gan.data.matching import BASE, ENDING, WHOLE, PictureNames, parts_of
+from clip2gan.data.matching import BASE, ENDING, WHOLE, Claims, split_path
 
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"  # that end no line
 
@@ -65,7 +68,7 @@ def test_names_are_found_however_their_path_is_written(tmp_path: Path, written: 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
 @pytest.mark.parametrize("layout", ["table", "pair", "jsonl"])
 def test_letters_composed_or_not_are_the_same(tmp_path: Path, forms: tuple[str, str], layout: str) -> None:
-    on_disk, named = (unicodedata.normalize(form, "café/Zürich") for form in forms)
+    on_disk, named = (unicodedata.normalize(form, "café/Zürich") for form in forms)  # type: ignore[arg-type]
     texts = {
         "table": {"t.csv": table(f"{named}.jpg")},
         "pair": {f"{named}.txt": f"this is {named}.jpg"},
@@ -182,18 +185,26 @@ NAMES = st.lists(st.sampled_from(["a", "b", "train", "val"]), max_size=3).map(
 )
 
 
+def match(pictures: Iterable[str], named: Iterable[tuple[str, str]]) -> list[str | None]:
+    """The picture of each (path, file that names it)."""
+    claims = Claims(pictures)
+    found = [claims.add(path, where) for path, where in named]
+    claims.settle()
+    return [claim and claim.picture for claim in found]
+
+
+def match_list(pictures: Iterable[str], paths: Iterable[str]) -> list[str | None]:
+    return match(pictures, [(path, "t.csv") for path in paths])
+
+
 @given(st.sets(NAMES, min_size=1), st.lists(NAMES, min_size=1, max_size=6))
 def test_a_caption_goes_to_the_picture_that_shares_most(pictures: set[str], named: list[str]) -> None:
-    names = PictureNames(sorted(pictures))
-    for path in named:
-        names.add(path, "t.csv")
-
     def shared(one: str, other: str) -> int:
-        equal = [x == y for x, y in zip(parts_of(one)[::-1], parts_of(other)[::-1], strict=False)]
+        parts = [(*split_path(path)[0], split_path(path)[1]) for path in (one, other)]
+        equal = [x == y for x, y in zip(parts[0][::-1], parts[1][::-1], strict=False)]
         return [*equal, False].index(False)
 
-    for path in named:
-        found = names.find(path, "t.csv")
+    for path, found in zip(named, match_list(sorted(pictures), named), strict=True):
         if path in pictures:
             assert found == path
         elif found is not None:
@@ -204,10 +215,135 @@ def test_a_caption_goes_to_the_picture_that_shares_most(pictures: set[str], name
                     assert other.endswith(path) or path.endswith(other)
 
 
+@pytest.mark.parametrize(
+    ("pictures", "paths", "expected"),
+    [
+        (["Images/dog.jpg"], ["dog.jpg"], ["Images/dog.jpg"]),
+        (["dog.jpg"], ["/kaggle/input/flickr8k/Images/dog.jpg"], ["dog.jpg"]),
+        (["dog.png", "cat.v2.jpg"], ["dog.jpg", "cat.v2"], ["dog.png", "cat.v2.jpg"]),
+        (["a/0.jpg", "a/0.png"], ["/x/a/0.png", "/x/a/0.jpg"], ["a/0.png", "a/0.jpg"]),
+        (["a/0.jpg", "b/0.png"], ["x/a/0.png", "b/0.png"], ["a/0.jpg", "b/0.png"]),
+        (["0.jpg", "a/0.png"], ["a/0.jpg", "0.png"], ["a/0.png", "0.jpg"]),
+    ],
+)
+def test_a_moved_or_converted_picture_keeps_its_captions(
+    pictures: list[str], paths: list[str], expected: list[str]
+) -> None:
+    assert match_list(pictures, paths) == expected
+
+
+@pytest.mark.parametrize(
+    ("pictures", "paths", "expected"),
+    [
+        # The picture that is named is not there; another of its name has a caption of its own.
+        (["val/0.jpg"], ["train/0.jpg", "val/0.jpg"], [None, "val/0.jpg"]),
+        (["set/val/0.jpg"], ["train/0.jpg", "val/0.jpg"], [None, "set/val/0.jpg"]),
+        (["b/train/0.jpg"], ["a/train/0.jpg", "b/train/0.jpg"], [None, "b/train/0.jpg"]),
+        (["train/0.jpg"], ["other/train/0.jpg", "train/0.jpg"], [None, "train/0.jpg"]),
+        # Two are named, and it may be either.
+        (["0.jpg"], ["train/0.jpg", "val/0.jpg"], [None, None]),
+        (["images/0.jpg"], ["train/0.jpg", "val/0.jpg"], [None, None]),
+        (["val/0.jpg"], ["a/val/0.jpg", "b/val/0.jpg"], [None, None]),
+        # Several pictures share as much of the path.
+        (["train/0.jpg", "val/0.jpg"], ["0.jpg", "test/0.jpg"], [None, None]),
+        (["a.png", "a.jpg"], ["a", "a.png"], [None, "a.png"]),
+        # The captions know the other picture's folder by its own name.
+        (["val/0.jpg", "val/1.jpg"], ["val/0.jpg", "train/1.jpg"], ["val/0.jpg", None]),
+        (["x/val/0.jpg", "x/val/1.jpg"], ["val/0.jpg", "train/1.jpg"], ["x/val/0.jpg", None]),
+    ],
+)
+def test_a_caption_of_another_picture_is_given_to_none(
+    pictures: list[str], paths: list[str], expected: list[str | None]
+) -> None:
+    assert match_list(pictures, paths) == expected
+    assert match_list(pictures, paths[::-1]) == expected[::-1]
+
+
+def test_a_list_in_a_folder_names_the_pictures_there() -> None:
+    both = [("0.jpg", "train/captions.csv"), ("0.jpg", "val/captions.csv")]
+    assert match(["train/0.jpg", "val/0.jpg"], both) == ["train/0.jpg", "val/0.jpg"]
+    assert match(["val/0.jpg"], both) == [None, "val/0.jpg"]
+    nested = ["train/images/0.jpg", "val/images/0.jpg"]
+    assert match(nested, both) == nested
+    mixed = [("0.jpg", "val/c.csv"), ("0.jpg", "c.csv")]
+    assert match(["0.jpg", "val/0.jpg"], mixed) == ["val/0.jpg", "0.jpg"]
+    # Flickr8k comes with two lists, neither of which lies beside the pictures.
+    lists = [("0.jpg", "captions.txt"), ("0.jpg", "text/tokens.txt")]
+    assert match(["Images/0.jpg"], lists) == ["Images/0.jpg"] * 2
+    up = [("../images/0.jpg", "annotations/c.csv")]
+    assert match(["images/0.jpg", "other/0.jpg"], up) == ["images/0.jpg"]
+
+
+PAIRS = {
+    "the longest end": (
+        {"images/a/0.jpg": "a", "images/b/0.jpg": "b"},
+        {"text/a/0.txt": "a", "text/b/0.txt": "b"},
+    ),
+    "two of one name": ({"images/0.jpg": None}, {"train/0.txt": "a car", "val/0.txt": "a boat"}),
+    "whole names": ({"0.jpg": "a car", "1.jpg": "a boat"}, {"0.jpg.txt": "a car", "1.jpg.caption": "a boat"}),
+    "two folders": ({"image/images/0.jpg": "a car"}, {"text/celeba-caption/0.txt": "a car"}),
+    "JSON": ({"0.jpg": "a car"}, {"0.jpg.json": '{"caption": "a car"}'}),
+    "a pair and a list": (
+        {"val/0.jpg": "a boat"},
+        {"text/train/0.txt": "a car", "captions.csv": "image,caption\nval/0.jpg,a boat\n"},
+    ),
+}
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_pairs_follow_the_same_rule(pairs: str, tmp_path: Path) -> None:
+    pictures, texts = PAIRS[pairs]
+    expected = {name: [text] for name, text in pictures.items() if text}
+    assert captions_of(tmp_path, list(pictures), texts) == expected
+
+
 def test_many_pictures_of_one_base_name_take_no_longer_each() -> None:
     pictures = [f"{number}/0.jpg" for number in range(20_000)]
-    names = PictureNames(pictures)
-    for name in pictures:
-        names.add(f"moved/{name}", "t.csv")
-    assert [names.find(f"moved/{name}", "t.csv") for name in pictures] == pictures
-    assert names.matched == {ENDING: 20_000}
+    wanted = [f"moved/{name}" for name in pictures]
+    assert match_list(pictures, wanted) == pictures
+    assert match_list(["0.jpg"], wanted) == [None] * len(wanted)
+
+
+def test_cells_of_several_lines_and_raw_quotes_in_tables_of_tabs(tmp_path: Path) -> None:
+    sound = 'image\tcaption\n0.jpg\t"a ""big"" dog,\nrunning"\n'
+    raw = '1.jpg#0\t"No" says a sign\n2.jpg#0\ta 5" cat\n'
+    captions = read_captions(
+        open_files(lay(tmp_path, ["0.jpg", "1.jpg", "2.jpg"], {"t.tsv": sound, "u.token": raw}))
+    )
+    assert captions.of == {
+        "0.jpg": ['a "big" dog, running'],
+        "1.jpg": ['"No" says a sign'],
+        "2.jpg": ['a 5" cat'],
+    }
+    assert captions.notes == []
+
+
+@pytest.mark.parametrize("header", ["image,caption", "caption,image"])
+def test_a_quote_that_swallows_rows_is_damaged(tmp_path: Path, header: str) -> None:
+    rows = [("0.jpg", '"a dog'), ("1.jpg", "a cat"), ("2.jpg", 'a cow"')]
+    text = "".join(",".join(row if header[0] == "i" else row[::-1]) + "\n" for row in rows)
+    captions = read_captions(
+        open_files(lay(tmp_path, [row[0] for row in rows], {"t.csv": f"{header}\n{text}"}))
+    )
+    assert {name: texts[0].strip('"') for name, texts in captions.of.items()} == {
+        "0.jpg": "a dog",
+        "1.jpg": "a cat",
+        "2.jpg": "a cow",
+    }
+    assert len(captions.notes) == 1
+
+
+def test_a_large_table_is_neither_slow_nor_held_as_a_whole(tmp_path: Path) -> None:
+    rows = "".join(
+        f'{number}.jpg,"a caption, of some words and number {number}"\n' for number in range(40_000)
+    )
+    files = open_files(lay(tmp_path, ["7.jpg"], {"t.csv": f"image,caption\n{rows}"}))
+    tracemalloc.start()
+    start = time.process_time()
+    captions = read_captions(files, allow_missing=True)
+    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert captions.of == {"7.jpg": ["a caption, of some words and number 7"]}
+    assert captions.counts["captions of missing pictures"] == 39_999
+    assert peak < 5 * len(rows)
+    assert seconds < 30  # half a second, were memory not traced

@@ -16,15 +16,17 @@ goes on.
 
 import json
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from clip2gan.data.files import FILE_LIMIT, Files
-from clip2gan.data.lines import split_lines
-from clip2gan.data.matching import BASE, ENDING, WHOLE, PictureNames
+from clip2gan.data.lines import iter_lines, split_lines
+from clip2gan.data.matching import BASE, ENDING, WHOLE, Claims
 from clip2gan.data.records import CAPTION_KEYS, PICTURE_KEYS, collection_rows, picture_of, texts_of
 from clip2gan.data.tables import Columns, find_columns, quotes_are_sound, read_rows
 from clip2gan.images.formats import suffix_of
@@ -32,6 +34,7 @@ from clip2gan.images.formats import suffix_of
 DATASET = "dataset.json"
 ONE_LIMIT = 1 << 20  # bytes of the captions of one picture
 TABLES = {".txt", ".csv", ".tsv", ".token"}
+EXAMPLES = 1000  # that are kept of what was left out for one reason
 MISSING = "captions of missing pictures"
 NOT_UNDERSTOOD = "text files in which no caption is understood"
 UNKNOWN_COLUMNS = (
@@ -45,18 +48,23 @@ class Captions:
 
     Attributes:
         of: picture -> its captions.
-        skipped: reason -> what was left out for it.
+        skipped: reason -> what was left out for it, `EXAMPLES` at most.
+        counts: reason -> how many were left out.
         notes: what was read otherwise than it seems to be meant, a line each.
         matched: how pictures were found by what captions call them -> how many captions.
     """
 
     of: dict[str, list[str]] = field(default_factory=dict)
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
-    matched: dict[str, int] = field(default_factory=dict)
+    matched: Counter[str] = field(default_factory=Counter)
 
     def skip(self, reason: str, what: str) -> None:
-        self.skipped.setdefault(reason, []).append(what)
+        self.counts[reason] += 1
+        examples = self.skipped.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(what)
 
     def how_matched(self) -> list[str]:
         """A line that says how pictures were found, where some were not by their whole path."""
@@ -68,25 +76,29 @@ class Captions:
 
     def count(self) -> int:
         """How many things were left out."""
-        return sum(map(len, self.skipped.values()))
+        return self.counts.total()
 
     def summary(self, examples: int = 3) -> list[str]:
         """A line for each reason: how many were left out, and the first of them."""
         lines = []
         for reason, what in self.skipped.items():
-            more = ", ..." if len(what) > examples else ""
-            lines.append(f"{len(what)} {reason}: {', '.join(item[:80] for item in what[:examples])}{more}")
+            more = ", ..." if self.counts[reason] > examples else ""
+            shown = ", ".join(item[:80] for item in what[:examples])
+            lines.append(f"{self.counts[reason]} {reason}: {shown}{more}")
         return lines
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A caption, the picture it names, and the file that says so; `complete`: all should be there."""
+class _Found(NamedTuple):
+    """A caption, the picture it names, and the file that says so.
+
+    complete: all pictures that this file names should be there. is_pair: it is named after its picture.
+    """
 
     where: str
     picture: str
     text: str
     complete: bool = False
+    is_pair: bool = False
 
 
 def read_captions(files: Files, any_script: bool = False, allow_missing: bool = False) -> Captions:
@@ -102,39 +114,51 @@ def read_captions(files: Files, any_script: bool = False, allow_missing: bool = 
     """
     captions = Captions()
     any_script = any_script or prepared_resolution(files) is not None
-    pictures = PictureNames(files.pictures)
-    found = list(_found(files, pictures, captions))
-    for each in found:
-        pictures.add(each.picture, each.where)
-    kept: set[tuple[str, str]] = set()
-    sought: dict[str, dict[str, bool]] = defaultdict(dict)  # file -> picture named there -> is it there
-    for each in found:
-        name = pictures.find(each.picture, each.where)
-        clean = " ".join(each.text.split())
-        if each.complete:
-            sought[each.where][each.picture] = name is not None
-        if name is None:
-            captions.skip(MISSING, f"{each.picture} ({each.where})")
-        elif not any(char.isalnum() for char in clean):
-            captions.skip("empty captions", f"{each.picture} ({each.where})")
+    claims = Claims(files.pictures)
+    complete: set[str] = set()
+    for where, picture, text, is_complete, is_pair in _found(files, claims, captions):
+        if is_complete:
+            complete.add(where)
+        clean = " ".join(text.split())
+        if (claim := claims.add(picture, where, is_pair)) is None:
+            captions.skip(MISSING, f"{picture} ({where})")
+        elif not any(map(str.isalnum, clean)):
+            captions.skip("empty captions", f"{picture} ({where})")
         elif not any_script and not is_latin(clean):
-            captions.skip("captions in another script than Latin", f"{each.picture} ({clean})")
-        elif (name, clean) not in kept:
-            kept.add((name, clean))
-            captions.of.setdefault(name, []).append(clean)
-    captions.matched = dict(pictures.matched)
+            captions.skip("captions in another script than Latin", f"{picture} ({clean})")
+        else:
+            claim.texts.append(clean)
+    claims.settle()
+    _hand_out(claims, captions)
     if not allow_missing:
-        _check_found(sought)
+        _check_found(claims, complete, captions)
     return captions
 
 
-def _check_found(sought: Mapping[str, Mapping[str, bool]]) -> None:
-    for where, there in sought.items():
-        if 2 * sum(there.values()) < len(there):
-            missing = next(picture for picture, is_there in there.items() if not is_there)
+def _hand_out(claims: Claims, captions: Captions) -> None:
+    """Give the captions of settled claims to their pictures, each caption once."""
+    found: dict[str, dict[str, None]] = {}
+    for claim in claims:
+        if claim.picture is None:
+            for _ in claim.texts:
+                captions.skip(MISSING, f"{claim.path} ({claim.where})")
+        elif claim.texts:
+            found.setdefault(claim.picture, {}).update(dict.fromkeys(claim.texts))
+            captions.matched[claim.how] += len(claim.texts)
+            claim.texts.clear()
+    captions.of = {name: list(texts) for name, texts in found.items()}
+
+
+def _check_found(claims: Claims, complete: set[str], captions: Captions) -> None:
+    """Raise ValueError where under half of the pictures that one of the `complete` files names are found."""
+    for where, (named, found) in claims.count().items():
+        if where in complete and 2 * found < named:
+            examples = (each for each in captions.skipped.get(MISSING, ()) if each.endswith(f" ({where})"))
+            missing = next(examples, "").removesuffix(f" ({where})")
+            example = f" ({missing:.80} is not)" if missing else ""
             raise ValueError(
-                f"{where}: only {sum(there.values())} of the {len(there)} pictures that it names are found "
-                f"({missing:.80} is not); correct the names, or go on without them by --allow-missing"
+                f"{where}: only {found} of the {named} pictures that it names are found{example}; correct "
+                "the names, or go on without them by --allow-missing"
             )
 
 
@@ -157,7 +181,7 @@ def prepared_resolution(files: Files) -> int | None:
     return resolution if isinstance(resolution, int) else None
 
 
-def _found(files: Files, pictures: PictureNames, captions: Captions) -> Iterator[_Found]:
+def _found(files: Files, claims: Claims, captions: Captions) -> Iterator[_Found]:
     """What all layouts say."""
     for name in sorted(files.names):
         path = PurePosixPath(name)
@@ -168,11 +192,13 @@ def _found(files: Files, pictures: PictureNames, captions: Captions) -> Iterator
             captions.skip("files of captions in stems of words, beside plain ones", name)
             continue
         try:
-            if _is_no_table(files, name, pictures):
+            if _is_no_table(files, name, claims):
                 captions.skip(NOT_UNDERSTOOD, name)
                 continue
-            one = suffix != ".jsonl" and name != DATASET and pictures.may_describe(name)
-            text = files.read(name, ONE_LIMIT if one else FILE_LIMIT).decode("utf-8-sig")
+            one = suffix != ".jsonl" and name != DATASET and _may_describe(name, claims)
+            data = files.read(name, ONE_LIMIT if one else FILE_LIMIT)
+            lines = partial(iter_lines, data)
+            lines()  # raises where it is no UTF-8
         except UnicodeDecodeError:
             captions.skip("files of captions that cannot be read", f"{name} (not UTF-8; save it as UTF-8)")
             continue
@@ -180,47 +206,53 @@ def _found(files: Files, pictures: PictureNames, captions: Captions) -> Iterator
             captions.skip("files of captions that cannot be read", f"{name} ({_line(error)})")
             continue
         skipped, found = captions.count(), False
-        for each in _captions_in(name, text, one, captions):
+        for each in _captions_in(name, lines, one, captions):
             found = True
             yield each
         if not found and captions.count() == skipped and name != DATASET:
             captions.skip(UNKNOWN_COLUMNS if suffix in (".csv", ".tsv") else NOT_UNDERSTOOD, name)
 
 
-def _is_no_table(files: Files, name: str, pictures: PictureNames) -> bool:
+def _is_no_table(files: Files, name: str, claims: Claims) -> bool:
     """Whether the beginning of a text shows that it is no table, and it is long: the rest is not read."""
-    if suffix_of(name) not in TABLES or pictures.may_describe(name):
+    if suffix_of(name) not in TABLES or _may_describe(name, claims):
         return False
     head = files.head(name, ONE_LIMIT)
     return len(head) == ONE_LIMIT and find_columns(split_lines(head.decode("utf-8-sig", "replace"))) is None
 
 
-def _captions_in(name: str, text: str, one: bool, captions: Captions) -> Iterable[_Found]:
+def _may_describe(name: str, claims: Claims) -> bool:
+    """Whether a text file has the name of a picture, in whichever folder: dog.txt, or dog.jpg.txt."""
+    return claims.can_mean(name[: -len(suffix_of(name))])
+
+
+def _captions_in(
+    name: str, lines: Callable[[], Iterator[str]], one: bool, captions: Captions
+) -> Iterable[_Found]:
     """The captions of one file, in whichever layout it is; `one`: it has a picture's name."""
-    path = PurePosixPath(name)
-    suffix = path.suffix.lower()
-    if name == DATASET:
-        return (_Found(name, picture, caption) for picture, caption in _dataset(text, name, captions))
+    suffix = suffix_of(name)
     if suffix == ".jsonl":
-        return (_Found(name, *row, complete=True) for row in _json_lines(text, name, captions))
-    pair = str(path.with_suffix("")) if one else ""
+        return (_Found(name, *row, complete=True) for row in _json_lines(lines(), name, captions))
+    pair = name[: -len(suffix)]
     if suffix == ".json":
-        content = _parse(text, name, captions)
+        content = _parse("\n".join(lines()), name, captions)
+        if name == DATASET:
+            return (_Found(name, *row) for row in _dataset(content, name, captions))
         if one:
-            return [_Found(name, pair, caption) for caption in texts_of(content)]
+            return [_Found(name, pair, caption, is_pair=True) for caption in texts_of(content)]
         return (_Found(name, *row) for row in collection_rows(content))
-    if one and suffix in (".txt", ".caption"):
-        return [_Found(name, pair, line) for line in split_lines(text) or [""]]
-    lines = split_lines(text)
-    if suffix in TABLES and (columns := find_columns(lines)) is not None:
+    if suffix in (".txt", ".caption") and one:
+        return [_Found(name, pair, line, is_pair=True) for line in [*lines()] or [""]]
+    if suffix in TABLES and (columns := find_columns(lines())) is not None:
         return (_Found(name, *row, complete=True) for row in _table(lines, columns, name, captions))
-    if suffix in (".txt", ".caption") and path.stem.isdigit() and len(text) < 10_000:
-        return [_Found(name, str(path.with_suffix("")), line) for line in lines]  # a pair without its picture
+    if suffix in (".txt", ".caption") and PurePosixPath(pair).name.isdigit():
+        text = [*islice(lines(), 1000)]
+        if sum(map(len, text)) < 10_000:  # a pair without its picture
+            return [_Found(name, pair, line, is_pair=True) for line in text]
     return []
 
 
-def _dataset(text: str, name: str, captions: Captions) -> Iterator[tuple[str, str]]:
-    content = _parse(text, name, captions)
+def _dataset(content: Any, name: str, captions: Captions) -> Iterator[tuple[str, str]]:
     records = content.get("pictures") if isinstance(content, Mapping) else None
     if content is not None and not isinstance(records, list):
         captions.skip(NOT_UNDERSTOOD, name)
@@ -229,8 +261,8 @@ def _dataset(text: str, name: str, captions: Captions) -> Iterator[tuple[str, st
             yield from ((record["file"], caption) for caption in texts_of(record))
 
 
-def _json_lines(text: str, name: str, captions: Captions) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(split_lines(text), 1):
+def _json_lines(lines: Iterable[str], name: str, captions: Captions) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         record = _parse(line, f"{name}:{number}", captions)
@@ -241,11 +273,13 @@ def _json_lines(text: str, name: str, captions: Captions) -> Iterator[tuple[str,
             captions.skip("lines that name no picture", f"{name}:{number}")
 
 
-def _table(lines: list[str], columns: Columns, name: str, captions: Captions) -> Iterator[tuple[str, str]]:
-    sound = quotes_are_sound(lines, columns)
-    if not sound:
+def _table(
+    lines: Callable[[], Iterator[str]], columns: Columns, name: str, captions: Captions
+) -> Iterator[tuple[str, str]]:
+    sound = quotes_are_sound(lines(), columns)
+    if not sound and columns.delimiter in ",;":  # others rarely mean quotes as such
         captions.notes.append(f"{name}: a quote is damaged, so each line was read by itself")
-    for number, row in read_rows(lines, columns, sound):
+    for number, row in read_rows(lines(), columns, sound):
         if row is not None:
             yield row
         else:

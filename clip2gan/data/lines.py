@@ -1,10 +1,15 @@
 """Lines of text files, as editors and other tools count them."""
 
+import codecs
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
+
+_PIECE = 1 << 20  # bytes that are decoded at once
 
 
 def split_lines(text: str) -> list[str]:
@@ -16,6 +21,18 @@ def split_lines(text: str) -> list[str]:
     if not lines[-1]:
         lines.pop()
     return lines
+
+
+def iter_lines(data: bytes) -> Iterator[str]:
+    """The lines of a UTF-8 file's bytes, as `split_lines` has them; the text is never held as a whole.
+
+    Raises UnicodeDecodeError, before the first line, where it is no UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), _PIECE):
+        decoder.decode(data[start : start + _PIECE])
+    decoder.decode(b"", final=True)
+    return (line.removesuffix("\n") for line in io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=None))
 
 
 def read_texts(file: "Path | Traversable") -> list[str]:

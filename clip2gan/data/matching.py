@@ -1,142 +1,257 @@
-"""Which picture a caption file means: by its path, or by as much of the path's end as tells pictures apart.
+"""Which picture a caption is about, by what the file of captions calls it.
 
-Paths are compared in one form: composed letters (NFC; macOS writes them decomposed), "/" between folders, no
-"./" and no drive. A path that is no picture's may still end like one: collections are moved, and captions
-keep the paths of another machine. An ending says which picture is meant where one picture alone has it, and
-where no two paths of the caption files have it either: a caption of `train/0.jpg` is none of `val/0.jpg`.
+Files of captions come from other machines, with other folders and another spelling of the same letters, and
+often only a part of their pictures is at hand. So names are compared in one normal form, whole paths first
+and then by their ends, and a picture is found only where no other path can be meant by it: a caption that is
+lost is counted and can be found again, one that is given to the wrong picture cannot.
 """
 
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
+
+from clip2gan.images.formats import HEIC_SUFFIXES, picture_suffixes
 
 WHOLE, ENDING, BASE = "by their path", "by the end of their path", "by their file name alone"
 Parts = tuple[str, ...]
-MOST_PARTS = 64
 
 
-def parts_of(path: str) -> Parts:
-    """The folders and the file of a path in the one form; ".." takes a folder away where there is one."""
-    parts: list[str] = []
-    for part in unicodedata.normalize("NFC", path).replace("\\", "/").split("/"):
-        if part == ".." and parts:
-            parts.pop()
-        elif part not in ("", ".", "..") and not (len(part) == 2 and part[1] == ":" and not parts):
-            parts.append(part)
-    return tuple(parts[-MOST_PARTS:])
-
-
-class PictureNames:
-    """The pictures' names, and all paths by which caption files name them: `add` each first, then `find`.
+@dataclass(slots=True, eq=False)
+class Claim:
+    """A picture as a file of captions calls it, with the captions that it is given there.
 
     Attributes:
-        matched: how many captions were given to pictures, and how (`WHOLE`, `ENDING` or `BASE`).
+        path: as it is written.
+        where: the file that says so.
+        is_pair: whether that file is named after the picture, rather than lists pictures.
+        texts: the captions.
+        picture: the picture's name, once `Claims.settle` has found one.
+        how: by what it was found: `WHOLE`, `ENDING` or `BASE`.
+    """
+
+    path: str
+    where: str
+    is_pair: bool
+    folders: Parts
+    stem: str
+    texts: list[str] = field(default_factory=list)
+    picture: str | None = None
+    how: str = ""
+    index: int = -1
+    shared: int = 0
+
+    @property
+    def is_exact(self) -> bool:
+        return self.how == WHOLE
+
+    @property
+    def is_absolute(self) -> bool:
+        """Whether the path begins at the root of some machine."""
+        return self.path[:1] in ("/", "\\") or self.path[1:2] == ":"
+
+
+class Claims:
+    """All paths that captions name, matched with the pictures that there are.
+
+    A path's picture is the one of that whole path (from the file's own folder, or from the top). Else it is
+    the one picture that shares the longest end of the path; the suffix need not agree. That does not serve
+    where several pictures share as much, where another path has as good a claim to the same picture, or where
+    the picture's folder is known to the captions under another name.
+
+    Example:
+        >>> claims = Claims(["val/0.jpg", "val/1.jpg"])
+        >>> found = [claims.add(path, "list.csv") for path in ("train/0.jpg", "C:\\\\set\\\\val\\\\0.jpg")]
+        >>> claims.settle()
+        >>> [claim.picture for claim in found]
+        [None, 'val/0.jpg']
     """
 
     def __init__(self, names: Iterable[str]):
-        self._names: dict[Parts, list[str]] = defaultdict(list)
-        for name in names:
-            self._names[parts_of(name)].append(name)
-        self._pictures, self._named = _Endings(self._names), _Endings()
-        self._stems = {stem for parts in self._names if parts for stem in (parts[-1], _stem(parts[-1]))}
-        self._found: dict[tuple[str, str], tuple[str | None, str]] = {}
-        self.matched: Counter[str] = Counter()
+        self._names = list(names)
+        self._places = [split_path(name) for name in self._names]
+        self._by_stem: dict[str, list[int]] = defaultdict(list)
+        for index, (_, stem) in enumerate(self._places):
+            self._by_stem[stem].append(index)
+        self._endings: dict[str, dict[Parts, list[int]]] = {}
+        self._claims: dict[tuple[str, str], Claim] = {}
+        self._unknown: dict[str, set[int]] = defaultdict(set)  # file -> hashes of paths of no picture
 
-    def may_describe(self, text_file: str) -> bool:
-        """Whether a text file has the name of a picture, in whichever folder: dog.txt, or dog.jpg.txt."""
-        parts = parts_of(text_file)
-        return bool(parts) and _stem(parts[-1]) in self._stems
+    def __iter__(self):
+        return iter(self._claims.values())
 
-    def add(self, path: str, where: str) -> None:
-        """A path that the file `where` names."""
-        self._named.add(self._whole(path, where) or parts_of(path))
+    def can_mean(self, path: str) -> bool:
+        """Whether any picture's name is the last part of `path`, with whatever suffix."""
+        return split_path(path)[1] in self._by_stem
 
-    def find(self, path: str, where: str) -> str | None:
-        """The picture meant by a path in the file `where`; None if there is none, or no single one."""
-        if (path, where) not in self._found:
-            self._found[path, where] = self._find(path, where)
-        name, how = self._found[path, where]
-        if name is not None:
-            self.matched[how] += 1
-        return name
+    def add(self, path: str, where: str, is_pair: bool = False) -> Claim | None:
+        """The claim of `path` in the file `where`; None where no picture can be meant."""
+        claim = self._claims.get((path, where))
+        if claim is None and hash(path) not in self._unknown[where]:
+            folders, stem = split_path(path)
+            if stem in self._by_stem:
+                claim = self._claims[path, where] = Claim(path, where, is_pair, folders, stem)
+            else:
+                self._unknown[where].add(hash(path))
+        return claim
 
-    def _find(self, path: str, where: str) -> tuple[str | None, str]:
-        whole = self._whole(path, where)
-        if whole is not None:
-            return self._name(whole, path), WHOLE
-        parts = parts_of(path)
-        for length in range(len(parts), 0, -1):
-            ending = parts[-length:]
-            pictures = self._pictures.with_ending(ending)
-            if pictures:
-                single = len(pictures) == 1 and self._named.is_one(ending)
-                return (self._name(pictures[0], path) if single else None), ENDING if length > 1 else BASE
-        return None, ""
+    def settle(self) -> None:
+        """Find the pictures of all claims."""
+        for claim in self:
+            self._propose(claim)
+        _drop_doubtful([claim for claim in self if claim.index >= 0], self._places)
+        for claim in self:
+            claim.picture = self._names[claim.index] if claim.index >= 0 else None
 
-    def _whole(self, path: str, where: str) -> Parts | None:
-        """The picture of the path from the folder of `where`, or from the top; the suffix may be missing."""
-        folder = where.rpartition("/")[0]
-        both = [parts_of(f"{folder}/{path}"), parts_of(path)]
-        for parts in both:
-            if parts in self._names:
-                return parts
-        for parts in both:
-            same = [each for each in self._pictures.with_ending(parts) if len(each) == len(parts)]
-            if len(same) == 1:
-                return same[0]
-        return None
+    def count(self) -> dict[str, tuple[int, int]]:
+        """How many paths each file names, and how many of them were found, once they are settled."""
+        named: Counter[str] = Counter({where: len(paths) for where, paths in self._unknown.items()})
+        found: Counter[str] = Counter()
+        for claim in self:
+            named[claim.where] += 1
+            found[claim.where] += claim.picture is not None
+        return {where: (number, found[where]) for where, number in named.items()}
 
-    def _name(self, parts: Parts, path: str) -> str | None:
-        """Of names that differ in their form alone, the one that is written as `path` is."""
-        names = self._names[parts]
-        return names[0] if len(names) == 1 else path if path in names else None
+    def _propose(self, claim: Claim) -> None:
+        """The picture that shares most of the path, if it is one."""
+        top = split_path(claim.where)[0]
+        path = claim.path.replace("\\", "/")
+        located = split_path("/".join((*top, path)))[0]
+        name = path.rpartition("/")[2]
+        for index in self._exact(claim, located, name):
+            claim.index, claim.shared, claim.how = index, len(self._places[index][0]), WHOLE
+            return
+        candidates, shared = self._closest(claim.stem, claim.folders)
+        index = self._one(candidates, name) or self._one(self._closest(claim.stem, located)[0], name)
+        if not index:  # of several, the one in the folder of the captions' file
+            index = self._one([i for i in candidates if top and self._places[i][0][: len(top)] == top], name)
+        if index:
+            claim.index, claim.shared, claim.how = index[0], shared, ENDING if shared else BASE
 
+    def _exact(self, claim: Claim, located: Parts, name: str) -> list[int]:
+        """The picture of all the path, if there is one: from the file's own folder before from the top."""
+        whole = (claim.folders,) if claim.is_pair else (located, claim.folders)
+        same = [
+            [index for index in self._ending_in(claim.stem, folders) if self._places[index][0] == folders]
+            for folders in whole
+        ]
+        of_name = [self._of_name(found, name) for found in same]
+        return next((found for found in (*of_name, *same) if len(found) == 1), [])
 
-class _Endings:
-    """Paths by their endings; the last part serves whole and without its suffix."""
+    def _one(self, indices: list[int], name: str) -> list[int]:
+        """The only one of these pictures, or the only one of this name and suffix; else empty."""
+        found = indices if len(indices) == 1 else self._of_name(indices, name)
+        return found if len(found) == 1 else []
 
-    def __init__(self, paths: Iterable[Parts] = ()):
-        self._by_file: dict[str, dict[Parts, None]] = defaultdict(dict)
-        self._by_ending: dict[tuple[str, int], dict[Parts, list[Parts]]] = {}
-        self._is_one: dict[Parts, bool] = {}
-        for parts in paths:
-            self.add(parts)
+    def _of_name(self, indices: list[int], name: str) -> list[int]:
+        """Those of these pictures with this name and suffix."""
+        name = _composed(name)
+        return [index for index in indices if _composed(self._names[index]).rpartition("/")[2] == name]
 
-    def add(self, parts: Parts) -> None:
-        if parts:
-            for file in {parts[-1], _stem(parts[-1])}:
-                self._by_file[file][parts] = None
+    def _closest(self, stem: str, folders: Parts) -> tuple[list[int], int]:
+        """The pictures of this stem that share most folders at the end, and how many."""
+        shared = 0
+        while shared < len(folders) and self._ending_in(stem, folders[-shared - 1 :]):
+            shared += 1
+        return self._ending_in(stem, folders[len(folders) - shared :]), shared
 
-    def with_ending(self, ending: Parts) -> list[Parts]:
-        """Those that end so; where none has the file's whole name, those that have it but for the suffix."""
-        if not ending:
-            return []
-        file, length = ending[-1], len(ending)
-        if (file, length) not in self._by_ending:
-            table: dict[Parts, list[Parts]] = defaultdict(list)
-            for parts in self._by_file.get(file, ()):
-                if len(parts) >= length:
-                    table[parts[-length:-1]].append(parts)
-            self._by_ending[file, length] = table
-        found = self._by_ending[file, length].get(ending[:-1], [])
-        return [parts for parts in found if parts[-1] == file] or found
-
-    def _like(self, ending: Parts) -> list[Parts]:
-        """Those that end so, or would with a suffix more or less."""
-        stem, file = _stem(ending[-1]), ending[-1]
-        self.with_ending((*ending[:-1], stem))
-        found = self._by_ending[stem, len(ending)].get(ending[:-1], [])
-        return [parts for parts in found if parts[-1] in (file, stem) or file == stem]
-
-    def is_one(self, ending: Parts) -> bool:
-        """Whether all that end so may be one path, written from different folders on."""
-        if ending not in self._is_one:
-            found = self._like(ending)
-            longest = max(found, key=len, default=())
-            self._is_one[ending] = all(longest[-len(parts) : -1] == parts[:-1] for parts in found)
-        return self._is_one[ending]
+    def _ending_in(self, stem: str, folders: Parts) -> list[int]:
+        """The pictures of this stem whose folders end so."""
+        if stem not in self._endings:
+            endings: dict[Parts, list[int]] = defaultdict(list)
+            for index in self._by_stem.get(stem, ()):
+                own = self._places[index][0]
+                for start in range(len(own) + 1):
+                    endings[own[start:]].append(index)
+            self._endings[stem] = dict(endings)
+        return self._endings[stem].get(folders, [])
 
 
-def _stem(file: str) -> str:
-    return PurePosixPath(file).stem
+def split_path(path: str) -> tuple[Parts, str]:
+    """The folders and the stem of a path as they are compared: composed letters, "/", without "." and "..".
+
+    >>> split_path("./a\\\\b/../dog.v2.jpg"), split_path("dog.v2")
+    ((('a',), 'dog.v2'), ((), 'dog.v2'))
+    """
+    parts = resolve(_composed(path).replace("\\", "/").strip().split("/"))
+    if not parts:
+        return (), ""
+    stem, dot, suffix = parts[-1].rpartition(".")
+    suffix = f".{suffix.lower()}"
+    known = stem and dot and (suffix in picture_suffixes() or suffix in HEIC_SUFFIXES)
+    return parts[:-1], stem if known else parts[-1]
+
+
+def resolve(parts: Iterable[str]) -> Parts:
+    """Without empty parts and "."; ".." takes the part before it away."""
+    found: list[str] = []
+    for part in parts:
+        if part == "..":
+            del found[-1:]
+        elif part not in ("", "."):
+            found.append(part)
+    return tuple(found)
+
+
+def _drop_doubtful(claims: list[Claim], places: list[tuple[Parts, str]]) -> None:
+    """Take their pictures from the claims that another claim speaks against."""
+    most_shared: dict[Parts, int] = defaultdict(int)  # how much of a picture's folder captions know
+    by_picture: dict[int, list[Claim]] = defaultdict(list)
+    for claim in claims:
+        folder = places[claim.index][0]
+        most_shared[folder] = max(most_shared[folder], claim.shared)
+        by_picture[claim.index].append(claim)
+    for index, rivals in by_picture.items():
+        folder = places[index][0]
+        doubtful = _contested(rivals) if len(rivals) > 1 else set()
+        listed = {
+            claim.where for claim in rivals if claim.is_exact
+        }  # in these by its own path, so by no other
+        in_place = any(claim.is_exact and claim.folders != folder for claim in rivals)
+        for claim in rivals:
+            if claim.is_exact:
+                continue
+            another_folder = claim.shared < min(len(claim.folders), len(folder))
+            if (
+                id(claim) in doubtful
+                or (another_folder and most_shared[folder] > claim.shared)
+                or (claim.where in listed and not claim.is_absolute)
+                or (in_place and not _lies_above(claim.where, folder))
+            ):
+                claim.index = -1
+
+
+def _contested(rivals: list[Claim]) -> set[int]:
+    """The ids of the claims to one picture that a different path contests which shares as much or more.
+
+    Two paths are not different where one is the end of the other.
+    """
+    contested: set[int] = set()
+    ends: Counter[Parts] = Counter()
+    paths: Counter[Parts] = Counter()
+    total = 0
+    by_shared: dict[int, list[Claim]] = defaultdict(list)
+    for claim in rivals:
+        by_shared[claim.shared].append(claim)
+    for shared in sorted(by_shared, reverse=True):
+        for claim in by_shared[shared]:
+            total += 1
+            paths[claim.folders] += 1
+            for start in range(len(claim.folders) + 1):
+                ends[claim.folders[start:]] += 1
+        for claim in by_shared[shared]:
+            longer = ends[claim.folders]
+            shorter = sum(paths[claim.folders[start:]] for start in range(1, len(claim.folders) + 1))
+            if longer + shorter < total:
+                contested.add(id(claim))
+    return contested
+
+
+def _lies_above(file: str, folder: Parts) -> bool:
+    """Whether a file's own folder is `folder` or one above it."""
+    top = split_path(file)[0]
+    return folder[: len(top)] == top
+
+
+def _composed(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", text)

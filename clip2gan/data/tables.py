@@ -2,17 +2,34 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 
 from clip2gan.data.records import CAPTION_KEYS, PICTURE_KEYS, plain_key
+from clip2gan.images.formats import HEIC_SUFFIXES, picture_suffixes
 
-# "dog.jpg" or "dog.jpg#0", also with a stray number ("dog.jpg.1#0") as Flickr8k has one
-_SUFFIXES = "png|jpe?g?|jfif|webp|bmp|gif|tiff?|avif|ppm|tga|jp2|heic"
-_CELL = rf"""\s*"?(?P<picture>[^\t,|"\r\n]+\.(?:{_SUFFIXES}))(?:\.\d+)?(?:\#\w+)?"?\s*"""
-_PICTURE = re.compile(_CELL, re.IGNORECASE)
-_ROW = re.compile(_CELL + r"[\t,|]", re.IGNORECASE)
 _ROWS_LOOKED_AT = 10  # to tell whether a file is a table
+
+
+@cache
+def _cell() -> re.Pattern[str]:
+    """A cell such as dog.jpg or dog.jpg#0, also with a stray number (dog.jpg.1#0) as Flickr8k has one."""
+    suffixes = "|".join(sorted(re.escape(suffix) for suffix in picture_suffixes() | HEIC_SUFFIXES))
+    name = rf"""\s*"?(?P<picture>[^\t,|"\r\n]+(?:{suffixes}))(?:\.\d+)?(?:\#\w+)?"?\s*"""
+    return re.compile(rf"{name}(?P<rest>\Z|[\t,|])", re.IGNORECASE)
+
+
+def _picture_in(cell: str) -> str | None:
+    """The picture's file that a cell names, if it names nothing else."""
+    match = _cell().match(cell)
+    return match["picture"].strip() if match and not match["rest"] else None
+
+
+def _begins_row(line: str) -> bool:
+    match = _cell().match(line)
+    return match is not None and bool(match["rest"])
 
 
 @dataclass(frozen=True)
@@ -27,11 +44,6 @@ class Columns:
     caption: int = 1
     names: int = 0
 
-    @property
-    def has_quotes(self) -> bool:
-        """Quotes count only with what may stand in captions too."""
-        return self.delimiter in ",;"
-
     def row(self, cells: list[str]) -> tuple[str, str] | None:
         """Picture and caption of a row; None where it names no picture."""
         if self.names:
@@ -42,19 +54,18 @@ class Columns:
                 return None
             rest = cells[self.caption : self.caption + more + 1]
             found = cells[picture].strip()
-            match = _PICTURE.fullmatch(found)
+            picture_name = _picture_in(found) or found
         else:
             rest = cells[1:]
             if len(rest) > 1 and rest[0].strip().isdigit():  # the caption's number
                 rest = rest[1:]
-            found, match = "", _PICTURE.fullmatch(cells[0]) if cells else None
-        picture_name = match["picture"].strip() if match else found
+            picture_name = _picture_in(cells[0]) if cells else None
         return (picture_name, self.delimiter.join(rest)) if picture_name else None
 
 
-def find_columns(lines: list[str]) -> Columns | None:
+def find_columns(lines: Iterable[str]) -> Columns | None:
     """By the header's names, or by the first rows; None for what is no table of captions."""
-    filled = [line for line in lines if line.strip()][:_ROWS_LOOKED_AT]
+    filled = list(islice((line for line in lines if line.strip()), _ROWS_LOOKED_AT))
     for delimiter in "\t|,;":
         names = [plain_key(cell) for cell in _cells(filled[0], delimiter)] if filled else []
         places = [
@@ -63,54 +74,66 @@ def find_columns(lines: list[str]) -> Columns | None:
         ]
         if min(places) >= 0:
             return Columns(delimiter, places[0], places[1], len(names))
-    for line in filter(_ROW.match, filled):
+    for line in filter(_begins_row, filled):
         columns = Columns("\t" if "\t" in line else "|" if "|" in line else ",")
         row = columns.row(_cells(line, columns.delimiter))
         # Flickr8k's judgements name a caption after the picture ("dog.jpg<TAB>cat.jpg#2<TAB>1"); CelebA's
         # attributes are numbers.
-        if row and any(map(str.isalpha, row[1])) and not _ROW.match(f"{row[1]}\t"):
+        if row and any(map(str.isalpha, row[1])) and not _begins_row(f"{row[1]}\t"):
             return columns
     return None
 
 
-def quotes_are_sound(lines: list[str], columns: Columns) -> bool:
+def quotes_are_sound(lines: Iterable[str], columns: Columns) -> bool:
     """Whether the table can be read as one stream: no quote is left open, and none swallows other rows."""
-    if not columns.has_quotes or not any('"' in line for line in lines):
-        return True
+    reader = _stream(lines, columns)
+    number = 0
     try:
-        return not any(
-            _ROW.match(line)
-            for cells in _stream(lines, columns)
-            for cell in cells
-            if "\n" in cell
-            for line in cell.split("\n")[1:]
-        )
+        for cells in reader:
+            if reader.line_num > number + 1:
+                later = [line for cell in cells if "\n" in cell for line in cell.split("\n")[1:]]
+                if any(_begins_row(line) or _names_picture(line, columns) for line in later):
+                    return False
+            number = reader.line_num
     except csv.Error:
         return False
+    return True
 
 
 def read_rows(
-    lines: list[str], columns: Columns, sound: bool
+    lines: Iterable[str], columns: Columns, sound: bool
 ) -> Iterator[tuple[int, tuple[str, str] | None]]:
     """(its first line's number, picture and caption) of each row but the header; None: it names no picture.
 
     sound: quoted cells may be of several lines; else each line is read by itself, so that a damaged one costs
     no other.
     """
-    stream = columns.has_quotes and sound
-    rows = _stream(lines, columns) if stream else (_cells(line, columns.delimiter) for line in lines)
     header = bool(columns.names)
-    number = 1
-    for cells in rows:
-        lines_of_row = 1 + sum(cell.count("\n") for cell in cells) if stream else 1
-        if any(cell.strip() for cell in cells):
+    for number, cells in _numbered(lines, columns, sound):
+        if any(cell and not cell.isspace() for cell in cells):
             if not header:
                 yield number, columns.row(cells)
             header = False
-        number += lines_of_row
 
 
-def _stream(lines: list[str], columns: Columns) -> Iterator[list[str]]:
+def _numbered(lines: Iterable[str], columns: Columns, sound: bool) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row, and the number of its first line."""
+    if not sound:
+        yield from enumerate((_cells(line, columns.delimiter) for line in lines), 1)
+        return
+    reader = _stream(lines, columns)
+    number = 1
+    for cells in reader:
+        yield number, cells
+        number = reader.line_num + 1
+
+
+def _names_picture(line: str, columns: Columns) -> bool:
+    row = columns.row(_cells(line, columns.delimiter))
+    return row is not None and _picture_in(row[0]) is not None
+
+
+def _stream(lines: Iterable[str], columns: Columns):
     return csv.reader((f"{line}\n" for line in lines), delimiter=columns.delimiter, strict=True)
 
 
