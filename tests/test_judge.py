@@ -85,7 +85,7 @@ def test_trained_judge_reads_renders():
     rng = np.random.default_rng(123)
     attributes = [domain.sample_attributes(rng) for _ in range(60)]
     pictures = measure_avatars.stack([domain.draw(each, rng, 64) for each in attributes])
-    kept = measure_avatars.kept(Judge.load(), attributes, Judge.load().see(pictures))
+    kept = measure_avatars.kept_shares(Judge.load(), attributes, Judge.load().see(pictures))
     assert measure_avatars.mean(kept.values()) > 0.97
 
 
@@ -100,7 +100,7 @@ def test_unnamed_attributes_are_compared_where_seen_before_and_after():
 def test_kept_counts_a_group_that_got_hidden_as_lost():
     before = {**BASE, "eyewear": "none"}
     after = {**before, "eyewear": "sunglasses"}
-    shares = measure_avatars.kept(Judge(), [before, after], [after, after])
+    shares = measure_avatars.kept_shares(Judge(), [before, after], [after, after])
     assert shares["eyewear"] == 0.5
     assert shares["eyes"] == 0  # seen in the first picture only
     assert shares["skin"] == 1

@@ -23,7 +23,7 @@ COMMANDS = {
     "evaluate": "Measure models side by side.",
     "convert": "Read any StyleGAN2 checkpoint; write it as safetensors.",
     "models": "List the models at hand, with their licences.",
-    "doctor": "Tell what this machine can do.",
+    "doctor": "Check what this machine supports.",
 }
 
 

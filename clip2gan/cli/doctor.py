@@ -29,7 +29,7 @@ REQUIRED = {
 @json_option
 @click.pass_context
 def command(ctx: click.Context, *, as_json: bool) -> None:
-    """Tell what this machine can do: devices, custom ops, compilers, weights; and whether clip2gan runs."""
+    """Check what this machine supports: devices, custom ops, compilers, weights, and clip2gan itself."""
     facts: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform(terse=True)}
     facts["packages"], problems = _packages()
     if "torch" not in problems:
