@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stylegan2.settings import check_limits, setting
+from stylegan2.settings import LARGEST_SEED, check_limits, setting
 
 Alignment = Literal["none", "ffhq"]
 MOST_TEXTS = 10_000
@@ -67,7 +67,7 @@ class TuningConfig:
         least=0,
         most=MOST_WEIGHT,
     )
-    seed: int = setting(0, "Random seed of those latents.")
+    seed: int = setting(0, "Random seed of those latents.", least=0, most=LARGEST_SEED)
 
     def __post_init__(self):
         check_limits(self)

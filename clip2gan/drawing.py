@@ -47,4 +47,4 @@ def candidate_seed(seed: int, index: int) -> int:
     """The seed of a picture's candidate: its own for the first, so that more candidates only add to it."""
     if index == 0:
         return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7])
+    return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:7]) % 2**32

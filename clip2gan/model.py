@@ -33,6 +33,8 @@ from clip2gan.editing.strength import Strength
 from clip2gan.images import to_picture, to_srgb
 from clip2gan.mappers.own import OwnMapping
 from stylegan2.generator import set_precision, truncate
+from stylegan2.seeds import seed_generator
+from stylegan2.settings import check_seed
 
 Source = Literal["invert", "encoder", "clip"]
 
@@ -155,8 +157,9 @@ class Model:
         """Draw `num` pictures of each text, or variations of each picture, one after the other.
 
         A source is embedded once; other arguments are those of `generate`. Raises ValueError for an empty
-        text, before anything is drawn.
+        text and for seeds that are out of range, before anything is drawn.
         """
+        check_seed(seed, num)
         for source in sources:
             if isinstance(source, str):
                 check_text(source)
@@ -215,7 +218,7 @@ class Model:
     def style(self, source: int | Image.Image, truncation: float = TRUNCATION) -> Tensor:
         """ws [1, num_ws, w_dim] of a seed's random latent or of a picture, to take fine layers from."""
         if isinstance(source, int):
-            return self.random_ws(1, torch.Generator().manual_seed(source), truncation)
+            return self.random_ws(1, seed_generator(source), truncation)
         return truncate(self.estimate(source), self.w_avg, truncation)
 
     @torch.no_grad()
@@ -415,7 +418,7 @@ class Model:
         return isinstance(self.mapper, OwnMapping)
 
     def _sample(self, prompt: Prompt, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
+        generator = seed_generator(seed)
         e = prompt.embedding
         if prompt.is_text:
             e = self.gap.to_image(e, 1, generator)[:, 0]

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from clip2gan.images import to_picture
 from stylegan2 import Generator
 from stylegan2.config import NoiseMode
+from stylegan2.settings import LARGEST_SEED, check_seed
 
-LARGEST_SEED = 2**63 - 1
 MOST_SEEDS = 100_000  # that are asked for at once
 SHEET_PIXELS = 2**25  # of a whole sheet: 32 pictures of 1024 px at full size
 
@@ -123,8 +123,7 @@ def seed_random(seed: int, stream: int = 0) -> np.random.RandomState:
 
     Raises ValueError for a seed out of range.
     """
-    if not 0 <= seed <= LARGEST_SEED:
-        raise ValueError(f"seed {seed} is out of range; give one from 0 to {LARGEST_SEED}")
+    check_seed(seed)
     # RandomState takes 32 bits, or a list of them.
     words = [seed % 2**32, seed >> 32, stream]
     return np.random.RandomState(seed if seed < 2**32 and stream == 0 else words)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stylegan2.files import atomic_path, is_finite, load_tensors, save_tensors
+from stylegan2.seeds import fill_twister
 
 CHECKPOINTS_KEPT = 2
 # Changes where a step computes something else than before, or a checkpoint holds something else.
@@ -196,7 +197,11 @@ def unpack(tensors: Mapping[str, Tensor], **parts: nn.Module | Optimizer) -> Non
 def step_generator(seed: int, step: int) -> torch.Generator:
     """The CPU generator of a step: the same for the same (seed, step), independent between steps."""
     # Neighbouring seeds give related streams in some generators; a large odd multiplier spreads them.
-    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 1) % 2**63)
+    spread = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 1) % 2**63
+    random = torch.Generator().manual_seed(spread)
+    if seed >= 2**32:  # of which the generator would use no more
+        fill_twister(random, (seed, step))
+    return random
 
 
 def _read_settings(path: Path, what: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+LARGEST_SEED = 2**63 - 1
 ABOUT = "about"  # the key of a field's metadata
 
 
@@ -49,13 +50,28 @@ class About:
 
     def _limits(self) -> str:
         if self.least is None:
-            return f"must be above {self.above:g}"
+            return f"must be above {_number(self.above)}"
         if self.most is not None:
-            is_share = (self.least, self.most) == (0, 1)
-            return f"{'is a share' if is_share else 'must be'} from {self.least:g} to {self.most:g}"
+            what = "is a share" if (self.least, self.most) == (0, 1) else "must be"
+            return f"{what} from {_number(self.least)} to {_number(self.most)}"
         if self.below is not None:
-            return f"must be from {self.least:g} to below {self.below:g}"
-        return f"must be at least {self.least:g}" if self.least else "must be 0 or more"
+            return f"must be from {_number(self.least)} to below {_number(self.below)}"
+        return f"must be at least {_number(self.least)}" if self.least else "must be 0 or more"
+
+
+def _number(number: float | None) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def check_seed(seed: int, num: int = 1) -> None:
+    """Raise ValueError unless `seed` and the `num` - 1 seeds after it are seeds."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed {seed} is out of range; give one from 0 to {LARGEST_SEED}")
+    if num > 1 and seed + num - 1 > LARGEST_SEED:
+        raise ValueError(
+            f"seed {seed} is too large for {num} pictures with a seed each; give one up to "
+            f"{LARGEST_SEED - num + 1}"
+        )
 
 
 def setting(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from clip2gan.defaults import MODEL, TRUNCATION
+from stylegan2.settings import LARGEST_SEED, check_seed
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,7 @@ truncation_option = click.option(
 )
 seed_option = click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=click.IntRange(0, LARGEST_SEED),
     default=0,
     show_default=True,
     help="Random seed.",
@@ -118,6 +119,12 @@ def resolve_device(name: str) -> "torch.device":
 
     with blame("--device"):
         return devices.resolve_device(name)
+
+
+def check_seeds(seed: int, num: int = 1, option: str = "--seed") -> None:
+    """A bad argument for a seed which, or the last of `num` from which on, is out of range."""
+    with blame(option):
+        check_seed(seed, num)
 
 
 def require_clip(spec: str | None) -> str:

@@ -13,6 +13,7 @@ from clip2gan.cli._common import (
     EXISTING_FILE,
     blame,
     check_outputs,
+    check_seeds,
     device_option,
     progress,
     report_options,
@@ -107,6 +108,7 @@ def command(
     """Measure models: how well pictures follow texts, how they vary, what mapping and editing keep."""
     if out is not None and out.suffix != ".json":
         raise click.BadParameter(f"{out}: name it {out.with_suffix('.json').name}", param_hint="'--out'")
+    check_seeds(seed, num)
     names = [model, *against]
     if len(set(names)) < len(names):
         raise click.BadParameter("the same model twice", param_hint="'--against'")

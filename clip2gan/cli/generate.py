@@ -12,6 +12,7 @@ from clip2gan.cli._common import (
     Report,
     blame,
     check_outputs,
+    check_seeds,
     is_file_name,
     progress,
     report_options,
@@ -92,6 +93,7 @@ def command(
     """
     if bool(texts) + (prompts is not None) + (image is not None) != 1:
         raise click.UsageError("give either --text, --prompts or --image", click.get_current_context())
+    check_seeds(seed, num)
     sources = _read_sources(texts, prompts, image)
     sheet = (out if is_file_name(out) else out / GRID) if grid else None
     places = _plan(sources, num, seed, out, grid)
@@ -180,9 +182,8 @@ def _read_style(style_from: str | None) -> "int | Image.Image | None":
     if style_from is None:
         return None
     if style_from.isdecimal():
-        seed = int(style_from)
-        if seed >= 2**32:
-            raise click.BadParameter(f"the seed {seed} is too large", param_hint="'--style-from'")
+        seed = int(style_from[:20])  # more digits are no seed either, and slow to read
+        check_seeds(seed, option="--style-from")
         return seed
     from clip2gan.images import read_picture
 

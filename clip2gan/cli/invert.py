@@ -91,13 +91,14 @@ def command(
     from clip2gan.editing.session import invert_pictures
     from clip2gan.images import read_picture
     from stylegan2 import save_generator
+    from stylegan2.seeds import seed_torch
 
     with blame("--source"):
         inverter.check_source(source)
     config = with_steps(inverter.domain.inversion, steps)
     if batch is None:
         batch = min(8, pictures_at_once(inverter.resolution, inverter.device, learning=True))
-    torch.manual_seed(seed)
+    seed_torch(seed)
     settings = {"source": source, "steps": config.steps if source == "invert" else None, "seed": seed}
     report = Report("invert", {**inverter.provenance(), **settings}, as_json)
     if image.is_dir():

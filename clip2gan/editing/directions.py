@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stylegan2.seeds import seed_generator
+
 if TYPE_CHECKING:
     from clip2gan.clip import ClipEncoder
     from stylegan2 import Generator
@@ -213,7 +215,7 @@ def relevance(
     channel's standard deviation, relative to the largest of all. StyleCLIP (Patashnik et al. 2021, section 6)
     moves each channel and looks; the gradient says the same for small moves, in one pass for all channels.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = seed_generator(seed)
     direction = F.normalize(delta, dim=0)
     # A network that asks for gradients of its weights runs layer by layer, so that the styles can be seen.
     generator = deepcopy(generator).requires_grad_(True)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from clip2gan.domain import InversionConfig, TuningConfig
 from stylegan2.files import load_tensors, save_tensors
+from stylegan2.seeds import seed_generator
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -143,7 +144,7 @@ def tune(
         progress: wraps the steps.
     """
     config = config or TuningConfig()
-    random = torch.Generator().manual_seed(config.seed)
+    random = seed_generator(config.seed)
     tuned = deepcopy(generator)
     weights = list(tuned.synthesis.parameters())
     for weight in weights:

@@ -28,6 +28,8 @@ from clip2gan.images import contact_sheet, label
 from clip2gan.memory import PeakMemory
 from clip2gan.model import Model, to_tensor
 from clip2gan.perceptual import Distance
+from stylegan2.seeds import seed_generator
+from stylegan2.settings import check_seed
 
 EDITED = 100  # pictures that are edited, each by the next of the attributes
 VARIETY_DRAWS = 32  # sets of samples that the pictures of a text are compared with
@@ -73,6 +75,7 @@ class Protocol:
             raise ValueError(f"diversity needs at least 2 pictures a prompt, got {self.num}")
         if len(self.real) == 1:
             raise ValueError("a distance to real pictures needs at least 2 of them, got 1")
+        check_seed(self.seed, self.num)
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,7 @@ def _attributes(
     model: Model, judge: Judge, protocol: Protocol, pictures: Sequence[Sequence[Image.Image]]
 ) -> dict[str, float]:
     seen = [judge.see(stack(row)) for row in pictures]
-    random = torch.Generator().manual_seed(protocol.seed)
+    random = seed_generator(protocol.seed)
     samples: Verdicts = []
     for _ in range(VARIETY_DRAWS):
         ws = model.random_ws(protocol.num, random, protocol.truncation)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clip2gan.training.settings import AdversaryConfig
 from stylegan2 import Discriminator, Generator
+from stylegan2.seeds import seed_torch
 from stylegan2.training.engine import Terms
 from stylegan2.training.losses import discriminator_loss, generator_loss, r1_penalty
 
@@ -50,7 +51,7 @@ class Adversary:
         if config.channel_base:
             shape = replace(shape, channel_base=config.channel_base)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_torch(seed)
             # Pictures are judged one by one: a batch may be shared by processes.
             self.discriminator = Discriminator(shape, minibatch_std=False)
         self.discriminator.to(device)

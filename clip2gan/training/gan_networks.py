@@ -13,6 +13,7 @@ from clip2gan.training.text_mapping import new_flow
 from stylegan2 import Generator
 from stylegan2.discriminator import Discriminator, copy_trunk
 from stylegan2.layers import half_dtype
+from stylegan2.seeds import seed_torch
 from stylegan2.training.augment import Augmentation
 
 
@@ -20,7 +21,7 @@ class Networks:
     """The networks of a training and their optimizers."""
 
     def __init__(self, config: GanTraining, start: Start, device: torch.device):
-        torch.manual_seed(config.seed)
+        seed_torch(config.seed)
         half = len(start.shape.block_resolutions) if config.half else 0
         clamp = 256.0 if config.half and half_dtype(device) == torch.float16 else None
         shape = dataclasses.replace(start.shape, num_fp16_res=half, conv_clamp=clamp)

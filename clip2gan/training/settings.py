@@ -13,11 +13,10 @@ from clip2gan.defaults import LPIPS
 from clip2gan.devices import PRECISIONS
 from clip2gan.noise import Noise
 from clip2gan.settings import flatten
-from stylegan2.settings import check_limits, setting
+from stylegan2.settings import LARGEST_SEED, check_limits, setting
 
 SAMPLED = "sampled"  # the data source that is the generator itself
 SOURCES = "sampled|DIR|ZIP|SHARDS"
-LARGEST_SEED = 2**32 - 1
 PRECISION_HELP = "Precision of forward passes; auto: 16 bit where the device is quick in it."
 ADVERSARIES = ("wgan-gp", "logistic")
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stylegan2.config import GeneratorConfig
-from stylegan2.settings import check_limits, setting
+from stylegan2.settings import LARGEST_SEED, check_limits, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class TrainingConfig:
     """Everything that decides what a training computes. Raises ValueError for a value out of its limits."""
 
     generator: GeneratorConfig
-    seed: int = setting(0, "Random seed.", least=0, most=2**32 - 1)
+    seed: int = setting(0, "Random seed.", least=0, most=LARGEST_SEED)
     batch: int = setting(16, "Images per step.", least=1)
     autoencoder_images: int = setting(0, "Length of the autoencoder phase, in images.", least=0)
     autoencoder_lr: float = setting(

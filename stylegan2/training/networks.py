@@ -9,6 +9,7 @@ from torch.optim import Adam
 from stylegan2.discriminator import Discriminator, Encoder
 from stylegan2.generator import Generator
 from stylegan2.layers import half_dtype
+from stylegan2.seeds import seed_torch
 from stylegan2.training.config import TrainingConfig
 from stylegan2.training.mapping import Flow
 
@@ -17,7 +18,7 @@ class Networks:
     """The networks of a training and their optimizers."""
 
     def __init__(self, config: TrainingConfig, device: torch.device):
-        torch.manual_seed(config.seed)
+        seed_torch(config.seed)
         half = len(config.generator.block_resolutions) if config.half else 0
         clamp = 256.0 if config.half and half_dtype(device) == torch.float16 else None
         shape = replace(config.generator, num_fp16_res=half, conv_clamp=clamp)
