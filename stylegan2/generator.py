@@ -4,7 +4,7 @@ Parameters carry the names of NVIDIA's PyTorch checkpoints, so that converted we
 """
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from stylegan2 import frozen
 from stylegan2.config import GeneratorConfig, NoiseMode, check_synthesis_input
-from stylegan2.files import save_tensors
+from stylegan2.files import WithoutData, save_tensors
 from stylegan2.layers import RESAMPLE_TAPS, FullyConnectedLayer, half_dtype
 from stylegan2.mobile import MobileSynthesis
 from stylegan2.ops import bias_act, epilogue, setup_filter
@@ -336,6 +336,31 @@ def set_precision(generator: Generator, precision: str) -> None:
     if precision == "fp16" and generator.mapping.w_avg.device.type == "cpu":
         raise ValueError("fp16 needs a GPU; on a CPU choose bf16 or fp32")
     generator.synthesis.set_precision(types[precision], generator.config if precision == "auto" else None)
+
+
+def as_rgb(generator: Generator) -> Generator:
+    """A generator of RGB pictures: itself, or, of a grey one, another with three equal channels.
+
+    Raises ValueError for any other number of channels.
+    """
+    config = generator.config
+    if config.img_channels == 3:
+        return generator
+    if config.img_channels != 1:
+        raise ValueError(
+            f"a generator of pictures with {config.img_channels} channels; RGB (3) and grey (1) are supported"
+        )
+    # The mobile network's channels are the means, and then three details for each colour.
+    rows = [0, 0, 0, *(1, 2, 3) * 3] if config.architecture == "mobile" else [0, 0, 0]
+    state = {
+        name: tensor[rows] if name.endswith((".torgb.weight", ".torgb.bias")) else tensor
+        for name, tensor in generator.state_dict().items()
+    }
+    with WithoutData():
+        rgb = Generator(replace(config, img_channels=3))
+    rgb.load_state_dict(state, assign=True)
+    rgb.licence = generator.licence
+    return rgb.train(generator.training).requires_grad_(False)
 
 
 def save_generator(generator: Generator, path: str | Path) -> None:

@@ -22,7 +22,7 @@ from stylegan2.checkpoints.containers import HEAD, check_head, map_file, read_ro
 from stylegan2.checkpoints.download import Progress, check_sum, fetch, is_address, verify_sum
 from stylegan2.checkpoints.pickles import CheckpointError, Value, describe
 from stylegan2.files import WithoutData, check_weights
-from stylegan2.generator import Generator
+from stylegan2.generator import Generator, as_rgb
 
 __all__ = ["Checkpoint", "CheckpointError", "inspect", "load_generator", "local_file", "read_generator"]
 
@@ -40,6 +40,8 @@ def load_generator(
 ) -> Generator:
     """A StyleGAN2 generator from a file of any known format: frozen, float32, in eval mode, on `device`.
 
+    Its pictures are RGB; those of a grey generator have three equal channels (`read_generator` leaves one).
+
     Args:
         path_or_url: safetensors of ours, an NVIDIA .pkl (PyTorch or TensorFlow), a .pt of rosinality's
             kind, a state_dict of NVIDIA's names as .pt or safetensors, or a .ckpt of MobileStyleGAN.pytorch;
@@ -51,11 +53,16 @@ def load_generator(
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: (a ValueError) the file is not a StyleGAN2 generator, or damaged, or asks for code.
+        CheckpointError: (a ValueError) the file is not a StyleGAN2 generator of RGB or grey pictures, or
+            damaged, or asks for code.
         OSError: the address does not give the file.
     """
     path = local_file(path_or_url, sha256)
     generator, notes = read_generator(path, network)
+    try:
+        generator = as_rgb(generator)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     licence = [] if generator.licence is None else [f"licence of the weights: {generator.licence}"]
     for message in (*licence, *notes):
         log.warning("%s: %s", path, message)
