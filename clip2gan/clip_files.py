@@ -22,6 +22,7 @@ from torch import Tensor
 
 from clip2gan.clip_config import read_json
 from clip2gan.clip_script import read_script
+from clip2gan.messages import one_line
 from stylegan2.files import fingerprint
 
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
@@ -168,15 +169,6 @@ def _state_of(loaded: Any) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(loaded).__name__}, not a state_dict")
     return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def one_line(error: Exception) -> str:
-    """Another's message on one line: whole where it is short, else its first sentences."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if len(text) <= 300:
-        return text
-    end = text[:300].rfind(". ")
-    return text[: end + 1] if end > 40 else f"{text[:297]}..."
 
 
 # ---- Hugging Face's layout

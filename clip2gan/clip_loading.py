@@ -22,10 +22,10 @@ from clip2gan.clip_files import (
     ClipFile,
     agreed_preprocessing,
     hugging_face_config,
-    one_line,
     read_clip_file,
     read_shapes,
 )
+from clip2gan.messages import one_line
 from stylegan2.files import check_weights
 
 LOCAL_DIR = "local-dir:"

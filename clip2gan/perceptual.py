@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clip2gan.defaults import LPIPS
 from clip2gan.losses import cosine_distance
+from clip2gan.messages import one_line
 from stylegan2.files import check_finite
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ def lpips_distance(kind: str, device: str | torch.device = "cpu", random_trunk: 
             network = lpips.LPIPS(net=LPIPS_TRUNKS[kind], pnet_rand=random_trunk, verbose=False)
     except (OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise OSError(
-            f"{kind} needs torchvision's weights of its trunk, which cannot be fetched ({reason:.100}); "
+            f"{kind} needs torchvision's weights of its trunk, which cannot be fetched ({one_line(error)}); "
             f"put them into {cache}, or choose --perceptual clip"
         ) from error
     check_finite(network.state_dict(), f"the weights of {kind}")
@@ -97,7 +97,7 @@ def identity_distance(path: str | Path, device: str | torch.device = "cpu") -> D
     try:
         shape = features(torch.zeros(2, 3, FACE_SIZE, FACE_SIZE, device=device)).shape
     except Exception as error:  # a strange graph can raise anything
-        raise ValueError(f"{path}: does not run on two faces ({_one_line(error)})") from error
+        raise ValueError(f"{path}: does not run on two faces ({one_line(error)})") from error
     if len(shape) != 2 or shape[0] != 2:
         raise ValueError(f"{path}: gives {list(shape)} for two faces, where [2, D] was expected")
     return lambda x, y: cosine_distance(features(x), features(y))
@@ -115,7 +115,7 @@ def _recogniser(path: Path) -> tuple[nn.Module, int]:
         model = onnx.load(str(path))
         return onnx2torch.convert(model), _input_size(model)
     except Exception as error:  # damaged data and unknown operators raise many kinds
-        raise ValueError(f"{path}: not an ONNX network that onnx2torch reads ({_one_line(error)})") from error
+        raise ValueError(f"{path}: not an ONNX network that onnx2torch reads ({one_line(error)})") from error
 
 
 def _input_size(model: "ModelProto") -> int:
@@ -131,7 +131,3 @@ def _within(images: Tensor) -> Tensor:
     if images.shape[-1] == size:
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{' '.join(str(error).split()) or type(error).__name__:.150}"

@@ -291,7 +291,11 @@ REFUSED = {
     "a zip of pictures": ("zip", "a zip archive without the one data.pkl of torch.save"),
     "StyleGAN3": (
         generator_like(["synthesis.input.freqs", "w"]),
-        "a StyleGAN3 generator; only StyleGAN2 is read",
+        "a StyleGAN3 generator, which is another network; only StyleGAN2 is read",
+    ),
+    "StyleGAN-XL": (
+        generator_like(["synthesis.input.freqs", "mapping.embed_proj.weight"], "SuperresGenerator"),
+        "a StyleGAN-XL generator, which is another network",
     ),
     "a discriminator": (
         generator_like(["b4.out.weight"], "Discriminator"),

@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 
 from clip2gan.bundle.config import CLIP, CONFIG, BundleConfig, read_config
+from clip2gan.messages import one_line
 
 HF_HUB = "hf-hub:"
 BUNDLED = Path(__file__).parents[1] / "bundles"
@@ -77,9 +78,9 @@ def _download(model: str) -> Path:
             repository, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.md"]
         )
     except Exception as error:  # the Hub's client raises many kinds, from many libraries
-        reason = " ".join(str(error).split())[:200]
         raise OSError(
-            f"cannot fetch {model} ({reason}); check the name and the network, or give the folder of a model"
+            f"cannot fetch {model} ({one_line(error)}); check the name and the network, or give the "
+            "folder of a model"
         ) from error
     if not (Path(folder) / CONFIG).is_file():
         raise ValueError(f"{model}: no {CONFIG} in this repository, so it is not a clip2gan model")

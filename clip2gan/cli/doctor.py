@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from clip2gan.cli._common import json_option
+from clip2gan.messages import one_line
 
 # distribution -> the module that must import
 REQUIRED = {
@@ -65,7 +66,7 @@ def _packages() -> tuple[dict[str, str], dict[str, str]]:
         except PackageNotFoundError:
             problems[name] = f"not installed; pip install {name}"
         except Exception as error:  # a broken installation can raise anything
-            problems[name] = f"does not import ({' '.join(str(error).split())[:120]}); install it again"
+            problems[name] = f"does not import ({one_line(error)}); install it again"
     return versions, problems
 
 

@@ -30,6 +30,7 @@ from clip2gan.data.matching import BASE, ENDING, WHOLE, Claims
 from clip2gan.data.records import CAPTION_KEYS, PICTURE_KEYS, collection_rows, picture_of, texts_of
 from clip2gan.data.tables import Columns, find_columns, quotes_are_sound, read_rows
 from clip2gan.images.formats import suffix_of
+from clip2gan.messages import one_line
 
 DATASET = "dataset.json"
 ONE_LIMIT = 1 << 20  # bytes of the captions of one picture
@@ -83,7 +84,7 @@ class Captions:
         lines = []
         for reason, what in self.skipped.items():
             more = ", ..." if self.counts[reason] > examples else ""
-            shown = ", ".join(item[:80] for item in what[:examples])
+            shown = ", ".join(item[:200] for item in what[:examples])
             lines.append(f"{self.counts[reason]} {reason}: {shown}{more}")
         return lines
 
@@ -203,7 +204,7 @@ def _found(files: Files, claims: Claims, captions: Captions) -> Iterator[_Found]
             captions.skip("files of captions that cannot be read", f"{name} (not UTF-8; save it as UTF-8)")
             continue
         except (OSError, ValueError) as error:
-            captions.skip("files of captions that cannot be read", f"{name} ({_line(error)})")
+            captions.skip("files of captions that cannot be read", f"{name} ({one_line(error)})")
             continue
         skipped, found = captions.count(), False
         for each in _captions_in(name, lines, one, captions):
@@ -290,9 +291,5 @@ def _parse(text: str, name: str, captions: Captions) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        captions.skip("pieces of JSON that cannot be read", f"{name} ({_line(error)})")
+        captions.skip("pieces of JSON that cannot be read", f"{name} ({one_line(error)})")
         return None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100]

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from clip2gan.editing.alignment import LEAST_EYES, Landmarks
+from clip2gan.messages import one_line
 
 MOST_FACES = 32
 LONGEST_SIDE = 1920  # a larger photo is shrunk before it is looked at
@@ -123,8 +124,9 @@ def _by_landmarker(mediapipe: Any, pixels: np.ndarray, model: Path) -> list[np.n
     try:
         landmarker = vision.FaceLandmarker.create_from_options(options)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{model}: not a face landmarker that MediaPipe reads ({reason})") from error
+        raise ValueError(
+            f"{model}: not a face landmarker that MediaPipe reads ({one_line(error)})"
+        ) from error
     with landmarker:
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
         found = landmarker.detect(image).face_landmarks

@@ -20,6 +20,7 @@ from stylegan2.checkpoints.arrays import NAMES, Storages
 from stylegan2.checkpoints.checkpoint import Checkpoint, Network, mean_latent
 from stylegan2.checkpoints.containers import HEAD, check_head, map_file, read_root
 from stylegan2.checkpoints.download import Progress, check_sum, fetch, is_address, verify_sum
+from stylegan2.checkpoints.foreign import check_tool
 from stylegan2.checkpoints.pickles import CheckpointError, Value, describe
 from stylegan2.files import WithoutData, check_weights
 from stylegan2.generator import Generator, as_rgb
@@ -138,6 +139,7 @@ def _recognised(path: Path, network: Network) -> Checkpoint:
     if check_head(bytes(data[:HEAD])) == "safetensors":
         return safetensors.read(path, network)
     root, parts = read_root(data, ALLOWED)
+    check_tool(root)
     for reader in FORMATS:
         if reader.recognise(root):
             return reader.read(root, Storages(parts, len(data)), network)

@@ -20,6 +20,7 @@ from stylegan2.checkpoints.checkpoint import (
     check_filter,
     infer_config,
 )
+from stylegan2.checkpoints.foreign import check_names
 from stylegan2.checkpoints.pickles import MAX_NAME, CheckpointError, Record, Value, describe
 
 MODULE = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -49,8 +50,7 @@ def read(root: Value, storages: Storages, network: Network) -> Checkpoint:
                     records[f"{path}{_own_name(name)}"] = value
         if len(records) > MAX_TENSORS:
             raise CheckpointError(f"more than {MAX_TENSORS:,} tensors")
-    if any(name.startswith("synthesis.input.") for name in records):
-        raise CheckpointError("a StyleGAN3 generator; only StyleGAN2 is read")
+    check_names(records)
     if any(name.endswith(("fromrgb.weight", "b4.out.weight")) for name in records):
         raise CheckpointError("a discriminator; give the file that has the generator")
     if "synthesis.b4.const" not in records:

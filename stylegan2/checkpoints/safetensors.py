@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stylegan2.checkpoints import rosinality, state_dict
 from stylegan2.checkpoints.checkpoint import Checkpoint, Network, Tensors
+from stylegan2.checkpoints.foreign import check_names
 from stylegan2.checkpoints.pickles import CheckpointError
 from stylegan2.config import GeneratorConfig
 from stylegan2.files import load_tensors
@@ -19,6 +20,7 @@ def read(path: Path, network: Network) -> Checkpoint:
     """
     tensors, header = load_tensors(path)
     if not header:
+        check_names(tensors)
         for reader in (state_dict, rosinality):
             if reader.recognise(tensors):
                 return reader.read(tensors, Tensors(), network)
