@@ -267,7 +267,7 @@ def test_texts_that_do_not_steer_are_warned_of(
 def test_a_prompt_counts_once_whatever_its_number_of_pictures(
     tiny_clip: ClipEncoder, rank: float, deaf: bool
 ) -> None:
-    gap = fit_gap("none", *[torch.eye(16)] * 2, 10.0)
+    gap = fit_gap("none", torch.eye(16), torch.eye(16), 10.0)
     validation = Validation.draw(SMALL, make_generator(), tiny_clip, [], gap, ["a thing"])
     validation.prompts = [f"a picture of thing {index}" for index in range(12)]
     assert validation.warn_if_deaf(rank) == deaf

@@ -119,7 +119,7 @@ def measure(
     trained = original[words.ids].abs().sum(1) > 0
     phrases = phrases_of(grammar)
     tokens = tokenizer([text for _, _, text in phrases])
-    right = dict.fromkeys(("trained", "zero", "predicted"), 0)
+    right: dict[str, int] = dict.fromkeys(("trained", "zero", "predicted"), 0)
     count = 0
     for draw in range(DRAWS):
         random = torch.Generator().manual_seed(draw)

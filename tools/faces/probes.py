@@ -40,7 +40,7 @@ def make_features(w: Tensor, measures: Mapping[str, Tensor], pixels: Tensor) -> 
     colours = PCA(COLOUR_COMPONENTS, whiten=True, random_state=0).fit_transform(small) * 0.4
     latents = _standardise(w.numpy()) * 0.3  # 512 numbers; the fewer others shall be heard beside them
     landmarks = measures["landmarks"].flatten(1).numpy()
-    found = landmarks.any(1)
+    found = np.asarray(landmarks.any(axis=1))
     landmarks = np.where(found[:, None], landmarks, landmarks[found].mean(0))
     shapes = PCA(LANDMARK_COMPONENTS, whiten=True, random_state=0).fit_transform(landmarks) * 0.7
     age = measures["age"].numpy()
