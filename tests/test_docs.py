@@ -15,7 +15,7 @@ MARKED = re.compile(r"^<!-- run by tests/test_docs.py -->\n```bash\n(.*?)^```$",
 PYTHON = re.compile(r"^<!-- run by tests/test_docs.py -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/editing.md"])
+@pytest.mark.parametrize("page", ["README.md", pytest.param("docs/editing.md", marks=pytest.mark.slow)])
 def test_python_examples_run_as_written(page: str, tmp_path: Path) -> None:
     (example,) = PYTHON.findall((ROOT / page).read_text(encoding="utf-8"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

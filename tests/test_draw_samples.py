@@ -79,6 +79,7 @@ def test_what_is_lost_or_damaged_is_drawn_again(source: Path, whole: Path, tmp_p
     assert contents(out) == contents(whole)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(source: Path, tmp_path: Path) -> None:
     killed, once = tmp_path / "killed", tmp_path / "once"
     args = ["--generator", source, "--seeds", "0-600", "--size", "16", "--out"]

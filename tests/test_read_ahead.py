@@ -15,7 +15,9 @@ from stylegan2.files import load_tensors
 LAST = "checkpoints/00000020.safetensors"
 
 
-@pytest.mark.parametrize("training", TRAININGS)
+@pytest.mark.parametrize(
+    "training", [pytest.param("mapper", marks=pytest.mark.slow), "encoder", "gan", "captioned"]
+)
 def test_a_training_reads_its_pictures_ahead(
     training: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,12 @@ def check_killed(folder: Path, step: int) -> None:
     assert figures(folder / f"killed-{step}") == figures(folder / "one")
 
 
-@pytest.mark.parametrize("training", KILLED_AT)
+QUICK = "gan"  # the others take a minute each
+
+
+@pytest.mark.parametrize(
+    "training", [name if name == QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KILLED_AT]
+)
 def test_two_processes_compute_what_one_does_and_a_kill_changes_nothing(
     training: str, tmp_path: Path
 ) -> None:
