@@ -176,7 +176,7 @@ def test_a_text_beyond_the_context_is_cut_with_a_warning(generate: Run) -> None:
             ["--text", "a", "--style-from", "no"],
             "Invalid value for '--style-from': 'no' is neither a seed nor a picture's",
         ),
-        (["--text", "a", "--style-from", "9" * 20], "Invalid value for '--style-from': the seed "),
+        (["--text", "a", "--style-from", "9" * 20], "Invalid value for '--style-from': seed 9"),
     ],
 )
 def test_bad_arguments_exit_2(generate: Run, picture: Path, args: list[str], message: str) -> None:
