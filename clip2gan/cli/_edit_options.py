@@ -1,7 +1,8 @@
 """The options of `clip2gan edit` in three groups, each with the checks that need nothing computed."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ from clip2gan.cli._options import grouped
 
 if TYPE_CHECKING:
     from clip2gan.editing.directions import Method
+    from clip2gan.editing.latents import LatentsFile
     from clip2gan.editing.session import InversionOptions
     from clip2gan.model import Model
 
@@ -130,22 +132,68 @@ class StartOptions:
 
     source: Literal["invert", "encoder", "clip"]
     latents: Path | None
+    index: int | None
     tune: bool
     steps: int | None
 
-    def read(self, editor: "Model") -> "InversionOptions":
-        """As a session takes it. Raises click.BadParameter for what this model does not have, or take."""
-        from clip2gan.editing.inversion import load_latents
+    def check(self, has_pictures: bool) -> None:
+        """Raise click.UsageError where neither pictures nor latents are given, or only --index."""
+        context = click.get_current_context()
+        if not has_pictures and self.latents is None:
+            raise click.UsageError(
+                "Missing option '--image'. (--latents alone edits the pictures of its latents)", context
+            )
+        if self.index is not None and self.latents is None:
+            raise click.UsageError("--index belongs to --latents", context)
+
+    def read(self, editor: "Model") -> "tuple[InversionOptions, LatentsFile | None]":
+        """As a session takes it, and what `--latents` holds.
+
+        Raises click.BadParameter for what this model does not have, or take.
+        """
+        from clip2gan.editing.latents import read_latents
         from clip2gan.editing.session import InversionOptions
 
         with blame("--source"):
             editor.check_source(self.source)
-        inversion = with_steps(editor.domain.inversion, self.steps)
+        options = InversionOptions(self.source, with_steps(editor.domain.inversion, self.steps), self.tune)
         if self.latents is None:
-            return InversionOptions(self.source, inversion, self.tune)
+            return options, None
         with blame("--latents"):
-            stored = load_latents(self.latents, editor.generator, editor.bundle.fingerprint)
-        return InversionOptions(self.source, inversion, self.tune, stored, self.latents.name)
+            file = read_latents(self.latents, editor.generator, editor.bundle.fingerprint)
+        if self.index is not None:
+            with blame("--index"):
+                options = replace(options, given=file.row(self.index))
+        return options, file
+
+    def assign(
+        self, options: "InversionOptions", file: "LatentsFile | None", paths: Sequence[Path]
+    ) -> "dict[Path, InversionOptions]":
+        """The options of each picture: of several latents that name none, they go by the pictures' order.
+
+        Raises click.BadParameter where there are not as many latents as pictures.
+        """
+        if self.index is not None and len(paths) > 1:
+            raise click.BadParameter(
+                "one of the latents is that of one picture; give a file", param_hint="'--image'"
+            )
+        if file is None or options.given is not None:
+            return dict.fromkeys(paths, options)
+        if file.by_picture is not None:
+            return dict.fromkeys(paths, replace(options, stored=file.by_picture, stored_name=file.path.name))
+        if len(file.ws) != len(paths):
+            pictures = "1 picture" if len(paths) == 1 else f"{len(paths)} pictures"
+            message = f"{file.path} has {len(file.ws)} latents for {pictures}; choose one by --index (from 0)"
+            raise click.BadParameter(message, param_hint="'--latents'")
+        return {path: replace(options, given=file.row(row)) for row, path in enumerate(paths)}
+
+    def pictures(self, options: "InversionOptions", file: "LatentsFile") -> "dict[Path, InversionOptions]":
+        """A name for the picture of each of the latents, where they are the pictures; and its options."""
+        return {
+            Path(f"{name}.png"): replace(options, given=file.row(number))
+            for number, name in enumerate(file.names())
+            if self.index in (None, number)
+        }
 
 
 start_options = grouped(
@@ -162,9 +210,12 @@ start_options = grouped(
     click.option(
         "--latents",
         type=EXISTING_FILE,
-        metavar="FILE.safetensors",
-        help="Use latents saved by `clip2gan invert`.",
+        metavar="FILE.safetensors|.npz|.pt",
+        help="Use latents saved by `clip2gan invert`, by NVIDIA's projector (.npz) or by e4e, pSp and "
+        "StyleCLIP (.pt). The latter name no pictures; as many as there are pictures go by the order of "
+        "names. Without --image the pictures of the latents themselves are edited.",
     ),
+    click.option("--index", type=click.IntRange(0), help="Use this one of the latents, from 0."),
     click.option(
         "--tune", is_flag=True, help="Tune a copy of the generator to each picture for more likeness."
     ),
@@ -182,9 +233,11 @@ class FaceOptions:
     landmark_model: Path | None
     paste_back: bool
 
-    def check(self, image: Path) -> None:
+    def check(self, image: Path | None) -> None:
         """Raise click.UsageError where the options do not go together."""
         context = click.get_current_context()
+        if image is None and (self.align or self.points is not None):
+            raise click.UsageError("--align and --points are for photos; give --image", context)
         given = self.face is not None or self.landmark_model is not None
         if (given or self.paste_back) and not (self.align or self.points):
             raise click.UsageError("--face, --landmark-model and --paste-back belong to --align", context)
@@ -193,7 +246,7 @@ class FaceOptions:
                 "--points give one face, so nothing is looked for; leave --face and --landmark-model out"
             )
             raise click.UsageError(message, context)
-        if self.points is not None and image.is_dir():
+        if self.points is not None and image is not None and image.is_dir():
             raise click.BadParameter("the points are of one photo; give a file", param_hint="'--image'")
 
     def read_points(self, path: Path) -> list[tuple[float, float]] | None:

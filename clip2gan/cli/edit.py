@@ -1,7 +1,8 @@
 """`clip2gan edit`: change a picture by words."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,9 +28,15 @@ from clip2gan.cli._edits import EditRequest, edit_picture
 from clip2gan.cli._model import ModelOptions, model_options
 from clip2gan.cli._outputs import EditFiles
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clip2gan.images import Photo
+    from clip2gan.model import Model
+
 
 @click.command("edit")
-@click.option("--image", type=EXISTING, required=True, metavar="FILE|FOLDER", help="Picture(s) to edit.")
+@click.option("--image", type=EXISTING, metavar="FILE|FOLDER", help="Picture(s) to edit.")
 @change_options
 @start_options
 @face_options
@@ -55,7 +62,7 @@ from clip2gan.cli._outputs import EditFiles
 @report_options
 def command(
     *,
-    image: Path,
+    image: Path | None,
     change: ChangeOptions,
     start: StartOptions,
     framing: FaceOptions,
@@ -73,22 +80,31 @@ def command(
     clip2gan edit --image portrait.png --attr sad --attr "-sunglasses" --out edited.png
     clip2gan edit --model runs/cats/bundle --image cat.png --attr "long fur" --sweep -1:2:7 --out strip.png
     clip2gan edit --model runs/cars/bundle --image cars/ --attr red --sheet --out red-cars/
+    clip2gan edit --model FFHQ --latents projected_w.npz --attr smiling --out smiling.png
     clip2gan edit --model FFHQ --image photo.jpg --attr smiling --align --paste-back --out smiling.png
     """
     wanted, factors, strength = change.parse(is_single=sheet or video is not None)
+    start.check(image is not None)
     framing.check(image)
-    paths = input_pictures(image)
-    files = EditFiles(paths, out, folder=image.is_dir(), sheet=sheet, video=video, force=force)
-    points = framing.read_points(paths[0])
+    places = partial(EditFiles, out=out, sheet=sheet, video=video, force=force)
+    paths = [] if image is None else input_pictures(image)
+    files = None if image is None else places(paths, folder=image.is_dir())
+    points = framing.read_points(paths[0]) if paths else None
 
     editor = using.load()
     from clip2gan.editing.output import write_table
     from clip2gan.editing.session import EditSession
     from clip2gan.images import read_photo, read_picture
 
-    options = start.read(editor)
+    options, latents = start.read(editor)
     inversion = options.config or editor.domain.inversion
-    if image.is_dir():
+    if image is None and latents is not None:
+        options_of = start.pictures(options, latents)
+        paths = list(options_of)
+    else:
+        options_of = start.assign(options, latents, paths)
+    files = files or places(paths, folder=len(paths) > 1)
+    if image is not None and image.is_dir():
         name_left_out(image, paths)
     request = EditRequest(
         wanted,
@@ -104,24 +120,17 @@ def command(
     settings = {
         "source": start.source,
         "steps": inversion.steps if start.source == "invert" else None,
-        "latents": _name(start.latents),
-        "direction": change.direction,
+        **_settings(change, start, framing),
         "neutral": change.neutral or editor.domain.neutral,
-        "keep": list(change.keep) or None,
-        "threshold": change.threshold or None,
-        "tune": start.tune or None,
-        "align": framing.align or framing.points or None,
-        "face": framing.face,
-        "landmark_model": _name(framing.landmark_model),
-        "paste_back": framing.paste_back or None,
-        "ref_image": _name(change.ref_image),
         "strength": factors or strength,
         "seed": seed,
     }
     report = Report("edit", {**editor.provenance(), **settings, "attributes": wanted}, as_json)
     metadata = {"command": "edit", **settings, "attributes": wanted, **editor.provenance()}
     rows: list[dict[str, Any]] = []
-    pictures = readable(paths, report, read_photo)
+    pictures = readable(
+        paths, report, read_photo if image else lambda path: _draw(editor, options_of[path].given)
+    )
     try:
         for path, photo in progress(pictures, "pictures", len(paths)) if len(paths) > 1 else pictures:
             try:
@@ -132,7 +141,7 @@ def command(
                     face=framing.face,
                     points=points,
                     landmark_model=framing.landmark_model,
-                    inversion=options,
+                    inversion=options_of[path],
                     progress=progress,
                 )
                 rows += edit_picture(session, photo, path, request, files, metadata, report)
@@ -145,6 +154,32 @@ def command(
             write_table(files.table, rows)
             report.wrote(files.table)
     report.close()
+
+
+def _settings(change: ChangeOptions, start: StartOptions, framing: FaceOptions) -> dict[str, Any]:
+    """What is kept of the options as they were given."""
+    return {
+        "latents": _name(start.latents),
+        "index": start.index,
+        "direction": change.direction,
+        "keep": list(change.keep) or None,
+        "threshold": change.threshold or None,
+        "tune": start.tune or None,
+        "align": framing.align or framing.points or None,
+        "face": framing.face,
+        "landmark_model": _name(framing.landmark_model),
+        "paste_back": framing.paste_back or None,
+        "ref_image": _name(change.ref_image),
+    }
+
+
+def _draw(editor: "Model", ws: "Tensor | None") -> "Photo":
+    """The picture of latents, as if it had been read."""
+    from clip2gan.images import Photo
+
+    assert ws is not None
+    picture = editor.synthesize(ws)
+    return Photo(picture, picture)
 
 
 def _name(file: Path | None) -> str | None:

@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=Path),
     required=True,
-    metavar="FILE.safetensors",
-    help='File for the latents, "ws" [N, num_ws, w_dim]; its header names the pictures.',
+    metavar="FILE.safetensors|.npz",
+    help='File for the latents, "ws" [N, num_ws, w_dim]; its header names the pictures. A .npz is what '
+    "NVIDIA's projector writes, without names.",
 )
 @seed_option
 @model_options
@@ -75,8 +76,11 @@ def command(
     clip2gan invert --image portrait.png --out portrait.safetensors
     clip2gan invert --model runs/cats/bundle --image cats/ --out cats.safetensors
     """
-    if not is_file_name(out, ".safetensors"):
-        raise click.BadParameter(f"{out}: give it a name that ends in .safetensors", param_hint="'--out'")
+    if not (is_file_name(out, ".safetensors") or is_file_name(out, ".npz")):
+        raise click.BadParameter(
+            f"{out}: give it a name that ends in .safetensors (or .npz, as NVIDIA's projector writes it)",
+            param_hint="'--out'",
+        )
     paths = input_pictures(image)
     tuned_file = out.with_name(f"{out.stem}-generator.safetensors")
     check_outputs([out, *([tuned_file] if tune else [])], force)
@@ -88,6 +92,7 @@ def command(
 
     from clip2gan.devices import pictures_at_once
     from clip2gan.editing.inversion import save_latents
+    from clip2gan.editing.latents import write_nvidia_latents
     from clip2gan.editing.session import invert_pictures
     from clip2gan.images import read_picture
     from stylegan2 import save_generator
@@ -130,11 +135,11 @@ def command(
         found += inverted
     if not found:
         report.close()
-    save_latents(
-        out,
-        torch.cat([one.ws for one in found]),
-        [one.fingerprint for one in found],
-        {"command": "invert", **figures, **settings, **inverter.provenance()},
-    )
+    ws = torch.cat([one.ws for one in found])
+    if out.suffix.lower() == ".npz":
+        write_nvidia_latents(out, ws)
+    else:
+        made_with = {"command": "invert", **figures, **settings, **inverter.provenance()}
+        save_latents(out, ws, [one.fingerprint for one in found], made_with)
     report.wrote(out, **figures)
     report.close()

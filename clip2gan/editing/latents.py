@@ -1,23 +1,75 @@
-"""Latents of other tools: NVIDIA's projected_w.npz, and the latents.pt of e4e, pSp and StyleCLIP.
+"""Files of latents: our own, and those of other tools.
 
-Both hold ws [N, num_ws, w_dim], without a word of whose pictures they are. Nothing in them is run.
+NVIDIA's projected_w.npz, and the latents.pt of e4e, pSp and StyleCLIP, hold ws [N, num_ws, w_dim] without a
+word of whose pictures they are. Nothing in them is run.
 """
 
 import math
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from clip2gan.editing.inversion import load_latents
 from stylegan2.checkpoints.arrays import NAMES, Storages
 from stylegan2.checkpoints.containers import map_file, read_root
 from stylegan2.files import atomic_path, check_finite
 
+if TYPE_CHECKING:
+    from stylegan2 import Generator
+
 NVIDIA_KEY = "w"
 MAX_BYTES = 2**30  # unpacked
 LARGEST = 1e4  # latents are of the order of 1
+
+
+@dataclass(frozen=True)
+class LatentsFile:
+    """Latents as a file has them.
+
+    Attributes:
+        path: of the file.
+        ws: [N, num_ws, w_dim], on the generator's device.
+        by_picture: a picture's fingerprint -> its row of ws; None where the file does not say.
+    """
+
+    path: Path
+    ws: Tensor
+    by_picture: Mapping[str, Tensor] | None = None
+
+    def row(self, index: int) -> Tensor:
+        """The latents [1, num_ws, w_dim] of a number, from 0. Raises ValueError where there are fewer."""
+        if not 0 <= index < len(self.ws):
+            raise ValueError(f"{self.path} has {len(self.ws)} latents, numbered from 0; there is no {index}")
+        return self.ws[index : index + 1]
+
+    def names(self) -> list[str]:
+        """A name for the picture of each row: the file's, numbered where there are several."""
+        if len(self.ws) == 1:
+            return [self.path.stem]
+        return [f"{self.path.stem}-{number:0{len(str(len(self.ws) - 1))}d}" for number in range(len(self.ws))]
+
+
+def read_latents(
+    path: str | Path, generator: "Generator", model_fingerprint: str | None = None
+) -> LatentsFile:
+    """The latents of a file of `clip2gan invert` (.safetensors), or of another tool (.npz, .pt).
+
+    Raises what `load_latents` and `read_other_latents` raise.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".safetensors":
+        stored = load_latents(path, generator, model_fingerprint)
+        if not stored:
+            raise ValueError(f"{path}: holds no latents")
+        return LatentsFile(path, torch.cat(list(stored.values())), stored)
+    ws = read_other_latents(path, generator.num_ws, generator.config.w_dim)
+    return LatentsFile(path, ws.to(generator.mapping.w_avg))
 
 
 def read_other_latents(path: str | Path, num_ws: int, w_dim: int) -> Tensor:

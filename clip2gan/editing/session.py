@@ -61,6 +61,7 @@ class InversionOptions:
         tune: whether a copy of the generator is tuned to it (pivotal tuning).
         stored: latents found before, by the fingerprint of their picture (see `load_latents`).
         stored_name: the file that they are from, for messages.
+        given: the latents [1, num_ws, w_dim] of the one face, whatever its picture is.
     """
 
     source: "Source" = "invert"
@@ -68,6 +69,7 @@ class InversionOptions:
     tune: bool = False
     stored: Mapping[str, Tensor] | None = None
     stored_name: str = "the file"
+    given: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,8 @@ class Face:
     def _found(self) -> tuple[Tensor, str]:
         """Latents ws [1, num_ws, w_dim], and where they come from."""
         options, model = self._options, self._model
+        if options.given is not None:
+            return options.given, "latents"
         stored = options.stored or {}
         ws = stored.get(picture_fingerprint(self.picture)) if stored else None
         if ws is not None:
@@ -369,6 +373,10 @@ class EditSession:
         """The faces from left to right, or the whole picture as one. Raises what `squares` does."""
         if self.squares is None:
             return [self._new_face(self.photo, None)]
+        if self._options.given is not None and len(self.squares) > 1:
+            raise ValueError(
+                f"latents are given for one face, and it has {len(self.squares)}; choose one (--face)"
+            )
         return [
             self._new_face(crop_face(self.photo, square, self.model.resolution), square)
             for square in self.squares
