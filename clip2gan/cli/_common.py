@@ -81,7 +81,7 @@ seed_option = click.option(
 allow_missing_option = click.option(
     "--allow-missing",
     is_flag=True,
-    help="Go on where a table of captions names mostly pictures that are not there.",
+    help="Continue when most of the pictures that a caption table names are missing.",
 )
 force_option = click.option("--force", is_flag=True, help="Overwrite existing files.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -107,10 +107,7 @@ def texts_to_draw(path: Path | None, domain: "Domain", judge: str | None) -> "li
     if path is None and judge is not None:
         return judged_prompts(judge)
     if path is None and not domain.prompts:
-        warn(
-            f"the domain {domain.name} has no texts; plain ones about nothing in particular are drawn "
-            "(--prompts gives others)"
-        )
+        warn(f"the domain {domain.name} has no texts, so general ones are drawn; --prompts FILE gives others")
     return [{"text": text} for text in plain_prompts(path, domain)]
 
 

@@ -50,7 +50,9 @@ Flickr8k and Flickr30k ship them, in a .txt or .json beside each picture or in a
 @click.option("--only-captioned", is_flag=True, help="Leave out pictures without a caption.")
 @click.option("--any-script", is_flag=True, help="Keep captions in other scripts than Latin.")
 @allow_missing_option
-@click.option("--processes", type=click.IntRange(1), help="That convert pictures.  [default: all cores]")
+@click.option(
+    "--processes", type=click.IntRange(1), help="Processes that convert pictures.  [default: all cores]"
+)
 @device_option
 @force_option
 def command(

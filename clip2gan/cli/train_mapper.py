@@ -171,8 +171,8 @@ def _check_shares(config: "MapperTraining", processes: "Processes") -> None:
 def _warn_without_prompts(domain: "Domain") -> None:
     if not domain.prompts:
         warn(
-            "this domain has no texts; plain ones about nothing in particular serve for the gap and the "
-            "previews; --prompts FILE (a few dozen short texts, one a line) does better"
+            "this domain has no texts, so general ones are used for the gap and the previews; --prompts FILE "
+            "(a few dozen short texts about your pictures, one a line) does better"
         )
 
 

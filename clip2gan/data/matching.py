@@ -204,9 +204,8 @@ def _drop_doubtful(claims: list[Claim], places: list[tuple[Parts, str]]) -> None
     for index, rivals in by_picture.items():
         folder = places[index][0]
         doubtful = _contested(rivals) if len(rivals) > 1 else set()
-        listed = {
-            claim.where for claim in rivals if claim.is_exact
-        }  # in these by its own path, so by no other
+        # Files that name it by its own path, and so by no other.
+        listed = {claim.where for claim in rivals if claim.is_exact}
         in_place = any(claim.is_exact and claim.folders != folder for claim in rivals)
         for claim in rivals:
             if claim.is_exact:

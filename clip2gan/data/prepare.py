@@ -51,7 +51,7 @@ class Preparation:
             stretches it.
         any_script: keep captions in other scripts than Latin.
         only_captioned: leave out pictures without a caption.
-        allow_missing: go on where a table names mostly pictures that are not there.
+        allow_missing: continue when most of the pictures that a caption table names are missing.
     """
 
     resolution: int = 64

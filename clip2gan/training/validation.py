@@ -128,8 +128,8 @@ class Validation:
         if deaf:
             logger.warning(
                 "texts hardly steer this model: a preview is nearer to its own prompt than to "
-                f"{text_rank:.0%} of the others, where chance has 50%; are CLIP, generator and prompts of "
-                "one domain?"
+                f"{text_rank:.0%} of the others, and 50% would be chance; are CLIP, generator and prompts "
+                "of one domain?"
             )
         return deaf
 
