@@ -156,7 +156,7 @@ class MobileSynthesis(nn.Module):
 
     def start(self, ws: Tensor, noise_mode: NoiseMode) -> Tensor:
         """The features at 4 px [N, C, 4, 4], always in float32."""
-        return self.b4(self.b4.const[None].expand(len(ws), -1, -1, -1), ws[:, :1], noise_mode)
+        return self.b4(self.b4.const[None].expand(ws.shape[0], -1, -1, -1), ws[:, :1], noise_mode)
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """What is computed in from 8 px up; see `set_precision`."""

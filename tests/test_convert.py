@@ -71,7 +71,7 @@ def test_inspect_writes_nothing(run: Run, pickled, tmp_path):
     [
         (["g.pkl"], 2, "give SRC and DST.safetensors, or --inspect SRC"),
         (["--inspect", "g.pkl", "b.safetensors"], 2, "give SRC and DST.safetensors, or --inspect SRC"),
-        (["g.pkl", "b.pt"], 2, "only safetensors are written; name it b.safetensors"),
+        (["g.pkl", "b.bin"], 2, "b.bin: the name must end in .safetensors, .pt or .onnx"),
         (["none.pkl", "b.safetensors"], 1, "none.pkl: no such file"),
         (["page.pt", "b.safetensors"], 1, "page.pt: a web page in the place of the file"),
         (["http://example.com/a.pkl", "b.safetensors"], 1, "only https:// addresses are fetched"),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from stylegan2 import Generator, GeneratorConfig
+from stylegan2.checkpoints.export import rosinality_state
 from stylegan2.generator import SynthesisBlock, SynthesisLayer, ToRGBLayer
 from stylegan2.layers import FullyConnectedLayer
 
@@ -260,48 +261,6 @@ def _tensorflow_variable(name: str, value: Tensor) -> tuple[str, Tensor]:
 
 
 # ---- rosinality's .pt
-
-
-def rosinality_state(generator: Generator) -> dict[str, Tensor]:
-    """The generator's tensors under rosinality's names."""
-    state = {}
-    kernel = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    kernel = torch.outer(kernel, kernel) / 16
-    for name, value in generator.state_dict().items():
-        if match := re.fullmatch(r"mapping\.fc(\d+)\.(\w+)", name):
-            state[f"style.{int(match[1]) + 1}.{match[2]}"] = value
-        elif name == "synthesis.b4.const":
-            state["input.input"] = value[None]
-        elif match := re.fullmatch(r"synthesis\.b(\d+)\.(conv0|conv1|torgb)\.(.+)", name):
-            _rosinality_layer(state, int(match[1]).bit_length() - 4, match[2], match[3], value, kernel)
-    return state
-
-
-def _rosinality_layer(
-    state: dict[str, Tensor], block: int, layer: str, part: str, value: Tensor, kernel: Tensor
-) -> None:
-    """block: -1 at 4x4, 0 at 8x8, ..."""
-    index = 2 * block + (layer == "conv1")
-    if layer == "torgb":
-        own = "to_rgb1" if block < 0 else f"to_rgbs.{block}"
-    else:
-        own = "conv1" if block < 0 else f"convs.{index}"
-    if part == "weight":
-        state[f"{own}.conv.weight"] = value[None]
-        if layer == "conv0":
-            state[f"{own}.conv.blur.kernel"] = kernel
-        elif layer == "torgb" and block >= 0:
-            state[f"{own}.upsample.kernel"] = kernel
-    elif part.startswith("affine."):
-        state[f"{own}.conv.modulation.{part.removeprefix('affine.')}"] = value
-    elif part == "noise_strength":
-        state[f"{own}.noise.weight"] = value[None]
-    elif part == "noise_const":
-        state[f"noises.noise_{index + 1}"] = value[None, None]
-    elif part == "bias" and layer == "torgb":
-        state[f"{own}.bias"] = value[None, :, None, None]
-    elif part == "bias":
-        state[f"{own}.activate.bias"] = value
 
 
 def rosinality(generator: Generator, legacy: bool = False) -> bytes:

@@ -1,28 +1,51 @@
-"""`clip2gan convert`: any StyleGAN2 checkpoint into a safetensors file, or just what it holds."""
+"""`clip2gan convert`: any StyleGAN2 checkpoint into a file of another form, or just what it holds."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from clip2gan.cli._common import check_outputs, fetch_progress, force_option, json_option, sha256_option
+from clip2gan.cli._common import (
+    blame,
+    check_outputs,
+    fetch_progress,
+    force_option,
+    json_option,
+    sha256_option,
+)
+
+if TYPE_CHECKING:
+    from stylegan2 import Generator
 
 EPILOG = """
 Examples:
 
     clip2gan convert ffhq.pkl ffhq.safetensors
 
+    clip2gan convert ffhq.pkl ffhq.pt
+
+    clip2gan convert ffhq.pkl ffhq.onnx
+
     clip2gan convert --inspect stylegan2-church.pt
 
 Reads NVIDIA's .pkl (PyTorch and TensorFlow), rosinality's .pt with e4e's and pSp's, and safetensors of ours.
-Nothing in a file is run. docs/checkpoints.md tells what is read, and what is refused and why.
+A .pt is written in rosinality's layout, for tools that read nothing else; it is a pickle that holds only
+tensors. An .onnx takes latents "ws" [N, num_ws, w_dim] and gives "pictures" [N, 3, R, R]; writing it needs
+pip install 'clip2gan[onnx]'. Nothing in a file is run. docs/checkpoints.md tells what is read and written,
+and what is refused and why.
 """
+SUFFIXES = (".safetensors", ".pt", ".onnx")
 
 
 @click.command("convert", epilog=EPILOG)
 @click.argument("source", metavar="SRC")
-@click.argument("target", metavar="[DST.safetensors]", required=False, type=click.Path(path_type=Path))
+@click.argument(
+    "target",
+    metavar="[DST.safetensors|.pt|.onnx]",
+    required=False,
+    type=click.Path(path_type=Path),
+)
 @click.option("--inspect", "only_inspect", is_flag=True, help="Tell what SRC holds and write nothing.")
 @click.option(
     "--network",
@@ -44,28 +67,53 @@ def command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Read the generator of a StyleGAN2 checkpoint (a file or an https address); write it as safetensors."""
+    """Read the generator of a StyleGAN2 checkpoint (a file or an https address); write it in another form."""
     if only_inspect == (target is not None):
         raise click.UsageError("give SRC and DST.safetensors, or --inspect SRC", click.get_current_context())
     if target is not None:
-        if target.suffix.lower() != ".safetensors":
-            message = (
-                f"{target}: only safetensors are written; name it {target.with_suffix('.safetensors').name}"
-            )
-            raise click.BadParameter(message, param_hint="'DST'")
-        check_outputs([target], force)
-    from stylegan2 import save_generator
+        _check_target(target, force)
     from stylegan2.checkpoints import inspect, local_file, read_generator
 
     path = local_file(source, sha256, progress=fetch_progress)
     facts = {"source": source, **inspect(path, network=network)}
     if target is not None:
-        save_generator(read_generator(path, network)[0], target)  # `facts` have its licence and notes
+        generator, _ = read_generator(path, network)  # `facts` have its licence and notes
+        with blame("SRC"):
+            facts["notes"] += _write(generator, target)
         facts["written"] = str(target)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
         _print(facts)
+
+
+def _check_target(target: Path, force: bool) -> None:
+    """Refuse, before anything is read or fetched, a file that could not be written."""
+    suffix = target.suffix.lower()
+    if suffix not in SUFFIXES:
+        message = f"{target}: the name must end in .safetensors, .pt or .onnx"
+        raise click.BadParameter(message, param_hint="'DST'")
+    if suffix == ".onnx":
+        from stylegan2.checkpoints.export import check_onnx
+
+        check_onnx()
+    check_outputs([target], force)
+
+
+def _write(generator: "Generator", target: Path) -> list[str]:
+    """Write the form that the suffix names; returns notes on it."""
+    from stylegan2 import save_generator
+    from stylegan2.checkpoints.export import save_onnx, save_rosinality
+
+    suffix = target.suffix.lower()
+    if suffix == ".pt":
+        notes = save_rosinality(generator, target)
+        return [*notes, "a .pt is a pickle; prefer .safetensors wherever it can be read"]
+    if suffix == ".onnx":
+        save_onnx(generator, target)
+    else:
+        save_generator(generator, target)
+    return []
 
 
 def _print(facts: dict[str, Any]) -> None:

@@ -39,4 +39,5 @@ def downsample2d(x: Tensor, f: Tensor) -> Tensor:
 
 
 def _per_channel(f: Tensor, x: Tensor) -> Tensor:
-    return f.to(x.dtype).expand(x.shape[1], 1, *f.shape)
+    # In a trace sizes are tensors, and ONNX must know a kernel's size.
+    return f.to(x.dtype).expand(int(x.shape[1]), 1, *map(int, f.shape))
