@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import make_generator
+from conftest import Run, make_clip, make_generator
 from PIL import Image
 
+from clip2gan.data.drawn import open_drawn, split_shards
+from clip2gan.data.samples import embed_drawn
 from clip2gan.sampling import draw_picture, seed_latents, seed_random
 from stylegan2 import Generator, GeneratorConfig, save_generator
 from stylegan2.files import load_tensors
-from tools.draw_samples import main, split_shards
+from tools.draw_samples import main
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +157,37 @@ def test_classes() -> None:
         seed_latents(generator, 5, label=3)
     with pytest.raises(ValueError, match="has no classes"):
         seed_latents(make_generator(), 5, label=0)
+
+
+def test_a_mapper_learns_from_samples_drawn_before(whole: Path, source: Path, tmp_path: Path) -> None:
+    generator, clip = make_generator(), make_clip(tmp_path / "clip")
+    drawn = open_drawn(whole, generator, 20)
+    assert drawn.seeds == list(range(250, 270))
+    pairs = embed_drawn(drawn, clip, tmp_path / "cache")
+    assert torch.equal(pairs.w, drawn.w)
+    pictures = drawn.pixels(slice(3, 4)).float() / 127.5 - 1
+    assert torch.allclose(pairs.embeddings[3:4], clip.encode_images(pictures), atol=1e-5)
+    with pytest.raises(ValueError, match="drawn from another generator; draw samples of this one into a new"):
+        open_drawn(whole, make_generator(seed=5), 20)
+    with pytest.raises(FileNotFoundError, match=r"has no drawn samples .*draw some by"):
+        open_drawn(tmp_path, generator, 20)
+
+
+def test_train_mapper_takes_samples_drawn_before(whole: Path, source: Path, run: Run, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip")
+    command = ["train-mapper", "--generator", source, "--clip", clip.spec, "--samples-from", whole]
+    command += ["--samples", 20, "--device", "cpu"]
+    command += ["--steps", 1, "--batch", 2, "--set", "warmup_steps=1"]
+    code, _, err = run(*command, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert (tmp_path / "run" / "bundle" / "mapper-mlp.safetensors").is_file()
+    cached = load_tensors(tmp_path / "run" / "cache" / "sampled" / "00000.safetensors")[0]
+    assert len(cached["embeddings"]) == 20
+
+    save_generator(make_generator(seed=5), tmp_path / "other.safetensors")
+    command[2] = tmp_path / "other.safetensors"
+    code, _, err = run(*command, "--out", tmp_path / "run-2")
+    assert code != 0
+    assert "--samples-from" in err
+    assert "drawn from another generator" in err
+    assert not (tmp_path / "run-2").exists()

@@ -2,111 +2,26 @@
 
     python -m tools.draw_samples --generator avatars --seeds 0-7999 --truncation 0.6:1.0 --out data/samples
 
-OUT holds
-
-    config.json                     what was drawn from, and how
-    pictures/00003/00003141.jpg     the picture of seed 3141, antialiased to --size
-    latents/00003072.safetensors    of seeds 3072 to 3327: "seed" [N], "w" [N, w_dim] of the pictures,
-                                    "truncation" [N], and "label" [N] of a generator with classes
-
-Sample i depends on seed i alone. Every file appears whole: after a kill the same command goes on, and other
---seeds add to what is there. Several processes can fill one folder if their ranges meet at multiples of 256.
+OUT is a folder of `clip2gan.data.drawn`, which `clip2gan train-mapper --samples-from OUT` takes. Sample i
+depends on seed i alone. Every file appears whole: after a kill the same command goes on, and other --seeds
+add to what is there. Several processes can fill one folder if their ranges meet at multiples of 256.
 """
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import torch
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
+from clip2gan.data.drawn import Drawer, split_shards
 from clip2gan.generators import locate_generator
-from clip2gan.sampling import LARGEST_SEED, SeedLatents, draw_picture, seed_latents, seed_random
-from stylegan2 import Generator, load_generator
-from stylegan2.files import atomic_path, fingerprint, load_tensors, save_tensors
+from clip2gan.sampling import LARGEST_SEED
+from stylegan2 import load_generator
+from stylegan2.files import fingerprint
 from stylegan2.generator import set_precision
 from stylegan2.runs import claim_folder
-
-SHARD = 256  # seeds of a file of latents
-PICTURES_PER_FOLDER = 1000
-QUALITY = 95  # of the JPEGs
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Draws the samples of `generator` into `folder`; truncation is uniform in a range, by seed."""
-
-    generator: Generator
-    folder: Path
-    size: int
-    truncation: tuple[float, float]
-
-    def picture_path(self, seed: int) -> Path:
-        return self.folder / "pictures" / f"{seed // PICTURES_PER_FOLDER:05d}" / f"{seed:08d}.jpg"
-
-    def draw_shard(self, seeds: range) -> Iterator[bool]:
-        """Make what is missing of these seeds of one shard; yields whether each picture was drawn now."""
-        path = self.folder / "latents" / f"{seeds.start // SHARD * SHARD:08d}.safetensors"
-        known = _read_seeds(path)
-        if known.issuperset(seeds) and all(self.picture_path(seed).is_file() for seed in seeds):
-            yield from (False for _ in seeds)
-            return
-        rows = []
-        for seed in sorted(known.union(seeds)):
-            latents, psi = self._latents(seed)
-            rows.append((latents, psi))
-            is_new = not self.picture_path(seed).is_file()
-            if is_new:
-                self._draw(latents)
-            if seed in seeds:
-                yield is_new
-        save_tensors(path, _stack(rows), {})
-
-    def _latents(self, seed: int) -> tuple[SeedLatents, float]:
-        low, high = self.truncation
-        psi = low if low == high else seed_random(seed, stream=1).uniform(low, high)
-        return seed_latents(self.generator, seed, truncation=psi), psi
-
-    def _draw(self, latents: SeedLatents) -> None:
-        picture = draw_picture(self.generator, latents.ws)
-        if self.size < picture.width:
-            picture = picture.resize((self.size, self.size), Image.Resampling.LANCZOS)
-        with atomic_path(self.picture_path(latents.seed)) as temporary:
-            picture.save(temporary, format="JPEG", quality=QUALITY, subsampling=0)
-
-
-def _stack(rows: list[tuple[SeedLatents, float]]) -> dict[str, Tensor]:
-    tensors = {
-        "seed": torch.tensor([latents.seed for latents, _ in rows]),
-        "truncation": torch.tensor([psi for _, psi in rows]),
-        "w": torch.cat([latents.ws[:, 0] for latents, _ in rows]),
-    }
-    labels = [latents.label for latents, _ in rows if latents.label is not None]
-    return {**tensors, "label": torch.tensor(labels)} if labels else tensors
-
-
-def _read_seeds(path: Path) -> set[int]:
-    try:
-        return set(load_tensors(path)[0]["seed"].tolist())
-    except (FileNotFoundError, ValueError):  # not made yet, or damaged: made again
-        return set()
-
-
-def split_shards(seeds: range) -> Iterator[range]:
-    """A range of seeds, cut at the multiples of SHARD.
-
-    >>> list(split_shards(range(200, 600)))
-    [range(200, 256), range(256, 512), range(512, 600)]
-    """
-    start = seeds.start
-    while start < seeds.stop:
-        stop = min((start // SHARD + 1) * SHARD, seeds.stop)
-        yield range(start, stop)
-        start = stop
 
 
 class SeedRange(click.ParamType):
@@ -177,8 +92,8 @@ def main(
         claim_folder(out, settings, "a folder of samples")
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    sampler = Sampler(generator, out, size, truncation)
-    shards = (sampler.draw_shard(part) for part in split_shards(seeds))
+    drawer = Drawer(generator, out, size, truncation)
+    shards = (drawer.draw_shard(part) for part in split_shards(seeds))
     for count in _with_progress(shards, len(seeds)):
         click.echo(count)
     click.echo(f"{len(seeds)} samples are in {out}")

@@ -73,7 +73,7 @@ The folder holds config.json, log.jsonl, checkpoints/ (with best.safetensors), s
 @setting_options(
     PRESETS,
     *("mapper", "data", "steps", "batch", "lr", "accumulate", "schedule", "precision", "perceptual"),
-    *("identity", "gap", "samples", "prompts"),
+    *("identity", "gap", "samples", "samples_from", "prompts"),
     defaults={"mapper": "mlp, or the preset's", "prompts": "the domain's"},
 )
 @run_options
@@ -103,6 +103,7 @@ def command(
     from clip2gan.bundle import bundled_models, read_config
     from clip2gan.bundle.locate import clip_of
     from clip2gan.clip import ClipEncoder
+    from clip2gan.data.drawn import open_drawn
     from clip2gan.data.pictures import list_skipped, open_pictures
     from clip2gan.data.samples import weights_fingerprint
     from clip2gan.training.mapper import train_mapper, untrained_mapper
@@ -127,6 +128,12 @@ def command(
     config = replace(config, precision=resolve_precision(config.precision, where))
     with blame("--data"):
         pictures = [open_pictures(source, resolution) for source in config.data if source != SAMPLED]
+    drawn = {}
+    if config.samples_from is not None:
+        with blame("--samples-from"):
+            drawn["samples_from_sha256"] = open_drawn(
+                config.samples_from, generator, config.samples
+            ).fingerprint()
     with blame("--set"):
         mapper = untrained_mapper(config, generator, clip)
     settings = {
@@ -135,6 +142,7 @@ def command(
         "clip": clip_spec,
         "clip_sha256": clip.fingerprint(),
         "pictures": [source.summary() for source in pictures],
+        **drawn,
         **_digests({"prompts": config.prompts, "identity": config.identity}),
         **config.flat(),
     }

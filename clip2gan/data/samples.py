@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clip2gan.clip import ClipEncoder
+from clip2gan.data.drawn import DrawnSamples
 from clip2gan.data.lines import read_texts
 from clip2gan.data.pictures import Pictures
 from clip2gan.devices import pictures_at_once
@@ -25,6 +26,7 @@ from stylegan2.progress import progress_bar
 from stylegan2.runs import step_generator
 
 SHARD = 1024  # rows of a shard
+EMBEDDED_AT_ONCE = 64  # small pictures
 
 
 class Sharing(Protocol):
@@ -72,6 +74,24 @@ def draw_samples(
 
     tensors = shards(folder, count, made_from, make, "drawing samples", processes)
     return Samples(tensors["w"], tensors["embeddings"])
+
+
+def embed_drawn(
+    drawn: DrawnSamples, clip: ClipEncoder, folder: Path, processes: Sharing | None = None
+) -> Samples:
+    """Latents of samples drawn before, and embeddings of their pictures, or what is in `folder` of these."""
+    made_from = {"drawn": drawn.fingerprint(), "clip": clip.fingerprint()}
+
+    def make(start: int, stop: int) -> dict[str, Tensor]:
+        parts = range(start, stop, EMBEDDED_AT_ONCE)
+        images = (
+            to_floats(drawn.pixels(slice(first, min(first + EMBEDDED_AT_ONCE, stop)))).to(clip.device)
+            for first in parts
+        )
+        return {"embeddings": torch.cat([clip.encode_images(part) for part in images])}
+
+    tensors = shards(folder, len(drawn.seeds), made_from, make, "embedding samples", processes)
+    return Samples(drawn.w, tensors["embeddings"])
 
 
 def embed_pictures(

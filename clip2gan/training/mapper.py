@@ -20,8 +20,9 @@ from torch.optim import Optimizer
 
 from clip2gan.bundle import BundleInfo, write_bundle
 from clip2gan.clip import ClipEncoder
+from clip2gan.data.drawn import open_drawn
 from clip2gan.data.pictures import Pictures
-from clip2gan.data.samples import Samples, draw_samples, embed_pictures, plain_prompts
+from clip2gan.data.samples import Samples, draw_samples, embed_drawn, embed_pictures, plain_prompts
 from clip2gan.devices import resolve_precision
 from clip2gan.domain import Domain
 from clip2gan.gap import Gap, fit_gap, gap_figures
@@ -71,14 +72,15 @@ def train_mapper(
         The bundle's folder.
 
     Raises:
-        ValueError: losses or gradients were not finite for many steps in a row; no checkpoint has them.
+        ValueError: losses or gradients were not finite for many steps in a row; no checkpoint has them; or
+            `config.samples_from` was drawn from another generator.
         OSError: a network that a loss needs is not at hand.
     """
     processes = Processes(clip.device)
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, clip.device))
     networks = networks or Networks.load(config, clip.device)
     cache = run.path / "cache"
-    samples = draw_samples(generator, clip, config.samples, config.seed, cache / SAMPLED, processes)
+    samples = _pairs(config, generator, clip, cache / SAMPLED, processes)
     prompts = plain_prompts(config.prompts, domain)
     gap, gap_report = _fit_gap(
         config, clip, samples, pictures, prompts=prompts, cache=cache, processes=processes
@@ -248,6 +250,16 @@ def untrained_mapper(config: MapperTraining, generator: Generator, clip: ClipEnc
     mapper = new_mapper(config.mapper, {**config.mapper_settings, **sizes})
     mapper.init_weights(step_generator(config.seed, -(2**40)))
     return mapper
+
+
+def _pairs(
+    config: MapperTraining, generator: Generator, clip: ClipEncoder, cache: Path, processes: Processes
+) -> Samples:
+    """The pairs of latent and embedding: drawn now, or from a folder of samples."""
+    if config.samples_from is None:
+        return draw_samples(generator, clip, config.samples, config.seed, cache, processes)
+    drawn = open_drawn(config.samples_from, generator, config.samples)
+    return embed_drawn(drawn, clip, cache, processes)
 
 
 def _fit_gap(

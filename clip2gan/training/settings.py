@@ -83,6 +83,12 @@ class MapperTraining:
         "Pairs of latent and embedding to draw first, for statistics, warm-up and gap.",
         least=1,
     )
+    samples_from: str | None = setting(
+        None,
+        "Take the pairs from a folder that tools.draw_samples filled from this generator, the lowest seeds "
+        "first, rather than draw them; several trainings can share it.",
+        metavar="DIR",
+    )
     gap: str = setting(
         "posterior",
         "Remedy for the modality gap: none, shift, collapse, c3, whiten, memory, knn or posterior.",

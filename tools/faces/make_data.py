@@ -15,9 +15,10 @@ from pathlib import Path
 
 import click
 
+from clip2gan.data.drawn import picture_path
 from stylegan2.files import atomic_path
 from tools.draw_samples import SeedRange
-from tools.faces.samples import FIRST_JUDGE_SEED, sample_path
+from tools.faces.samples import FIRST_JUDGE_SEED
 from tools.make_avatars import ZIP_DATE
 
 EXISTING = click.Path(exists=True, path_type=Path)
@@ -52,7 +53,7 @@ def write_zip(out: Path, samples: Path, known: dict[int, dict[str, str]]) -> Non
     records = []
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for seed, attributes in known.items():
-            path = sample_path(samples, seed)
+            path = picture_path(samples, seed)
             name = f"{path.parent.name}/{path.name}"
             archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), path.read_bytes())
             records.append({"file": name, "seed": seed, "attributes": attributes})

@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from clip2gan.data.drawn import open_sample, shard_paths
 from stylegan2.files import load_tensors, save_tensors
-from tools.faces.samples import open_sample, shard_paths
 
 SIZE = 256  # pixels at which faces are looked at
 FACE = (78, 206, 206, 50)  # top, right, bottom, left: where FFHQ's alignment has the face, in 256 px

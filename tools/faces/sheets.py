@@ -16,11 +16,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from clip2gan.data.drawn import open_sample
 from clip2gan.domains.faces.vocabulary import groups
 from stylegan2.files import atomic_path, load_tensors
 from tools.draw_samples import SeedRange
 from tools.faces.labels import read_labels
-from tools.faces.samples import open_sample
 
 COLUMNS, ROWS = 8, 5
 SIDE = 180  # pixels of a picture

@@ -22,6 +22,7 @@ import click
 import torch
 from torch import Tensor
 
+from clip2gan.data.drawn import DrawnSamples, read_drawn
 from clip2gan.domains.faces.judge import RESOLUTION, Judge
 from clip2gan.domains.faces.vocabulary import groups
 from stylegan2.files import atomic_path, save_tensors
@@ -31,7 +32,6 @@ from tools.faces.classifier import classify, train_classifier
 from tools.faces.labels import Labels, attributes_of, label_values, read_labels
 from tools.faces.measure import measured_values, read_measured
 from tools.faces.probes import fit_probes, make_features
-from tools.faces.samples import Samples, read_samples
 
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
 
@@ -51,7 +51,7 @@ class Known:
         pixels: for the classifier, uint8 [N, 3, R, R].
     """
 
-    samples: Samples
+    samples: DrawnSamples
     labelled: dict[str, Tensor]
     measured: dict[str, Tensor]
     features: dict
@@ -63,9 +63,9 @@ def gather(samples_folder: Path, measured_folder: Path, seeds: range, labels: La
 
     Raises FileNotFoundError or ValueError where samples, measures or labels are missing.
     """
-    samples = read_samples(samples_folder, seeds)
+    samples = read_drawn(samples_folder, seeds)
     measures = read_measured(measured_folder, samples.seeds)
-    pixels = samples.pixels(RESOLUTION)
+    pixels = samples.pixels(size=RESOLUTION)
     known = Known(
         samples=samples,
         labelled=label_values(labels, samples.seeds),
