@@ -26,7 +26,7 @@ from tools.faces.probes import fit_probes
 from tools.faces.samples import FIRST_JUDGE_SEED
 from tools.faces.spread import Known, compare, gather, make_targets
 
-LABELS = (LABELLED / "judge.csv", LABELLED / "judge_rare.csv")
+LABELS = tuple(LABELLED / f"{name}.csv" for name in ("judge", "judge_b", "judge_rare"))
 LAST_SEED = 1 << 40
 TEST_EVERY = 3
 
