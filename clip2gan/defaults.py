@@ -3,4 +3,5 @@
 MODEL = "avatars"  # the one that comes with the package
 TRUNCATION = 0.7
 SMALL = 128  # pixels along a side, up to which generators and pictures count as small
-LPIPS = ("lpips-vgg", "lpips-alex", "lpips-squeeze")  # networks of LPIPS, by the names of their options
+# Networks of LPIPS, by the names of their options; the first three are fetched, a package carries the others.
+LPIPS = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "stlpips", "stlpips-alex")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from clip2gan.defaults import LPIPS
 from stylegan2.settings import LARGEST_SEED, check_limits, setting
 
 Alignment = Literal["none", "ffhq"]
@@ -35,9 +36,8 @@ class InversionConfig:
     tolerance: float = setting(
         0.02, "Part of the loss that some steps must gain, or else progress is slow.", least=0, most=1
     )
-    perceptual: float = setting(
-        0.5, "Weight of the distance of CLIP's image features.", least=0, most=MOST_WEIGHT
-    )
+    perceptual: float = setting(0.5, "Weight of the distance of features.", least=0, most=MOST_WEIGHT)
+    features: str = setting("clip", "Network whose features are compared.", choices=("clip", *LPIPS))
     pull: float = setting(
         0.01,
         "Weight of the squared distance to the mapper's estimate, which keeps the latents editable.",
@@ -58,9 +58,8 @@ class TuningConfig:
 
     steps: int = setting(100, "Steps of Adam.", least=0, most=100_000)
     lr: float = setting(1e-3, "Step size of Adam.", least=1e-9, most=1)
-    perceptual: float = setting(
-        0.5, "Weight of the distance of CLIP's image features.", least=0, most=MOST_WEIGHT
-    )
+    perceptual: float = setting(0.5, "Weight of the distance of features.", least=0, most=MOST_WEIGHT)
+    features: str = setting("clip", "Network whose features are compared.", choices=("clip", *LPIPS))
     locality: float = setting(
         0.3,
         "Weight of the pictures' change at other latents, towards which the pivot is led a little.",

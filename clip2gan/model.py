@@ -32,6 +32,7 @@ from clip2gan.editing.references import reference_bank
 from clip2gan.editing.strength import Strength
 from clip2gan.images import to_picture, to_srgb
 from clip2gan.mappers.own import OwnMapping
+from clip2gan.perceptual import load_features
 from stylegan2.generator import set_precision, truncate
 from stylegan2.seeds import seed_generator
 from stylegan2.settings import check_seed
@@ -267,14 +268,15 @@ class Model:
             starts = [anchor]
             if self.encoder is not None:
                 starts.append(self.broadcast(self.encoder(targets)))
+        config = config or self.domain.inversion
         return invert(
             self.generator,
-            self.clip,
+            load_features(config.features, self.clip),
             targets,
             starts,
             anchor=anchor,
             w_std=self.mapper.w_std,
-            config=config or self.domain.inversion,
+            config=config,
             progress=progress,
         )
 
@@ -309,14 +311,14 @@ class Model:
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     ) -> "Model":
         """This model with a generator that is tuned to give `image` back at ws (pivotal tuning)."""
-        target = self.to_target(image)
+        config = config or self.domain.tuning
         generator = tune(
             self.generator,
-            self.clip,
-            target,
+            load_features(config.features, self.clip),
+            self.to_target(image),
             ws,
             lambda random: self.random_ws(1, random),
-            config=config or self.domain.tuning,
+            config=config,
             progress=progress,
         )
         return Model(replace(self.bundle, generator=generator), self.name, self.precision)

@@ -1,15 +1,15 @@
-"""Distances of pictures by networks that others trained: LPIPS, and recognition of faces.
+"""Distances of pictures by networks that others trained: CLIP, LPIPS, and recognition of faces.
 
-Both load their network when they are asked for, and say in one line what is missing. They compare pictures
+They load their network when they are asked for, and say in one line what is missing. They compare pictures
 [N, 3, R, R] in about [-1, 1]; gradients flow to both.
 """
 
 import contextlib
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,53 +18,100 @@ from torch import Tensor, nn
 from clip2gan.defaults import LPIPS
 from clip2gan.losses import cosine_distance
 from clip2gan.messages import one_line
+from clip2gan.shift_tolerant import WEIGHTS, load_shift_tolerant
 from stylegan2.files import check_finite
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-Distance = Callable[[Tensor, Tensor], Tensor]
+    from clip2gan.clip import ClipEncoder
 
-LPIPS_TRUNKS = {kind: kind.removeprefix("lpips-") for kind in LPIPS}
+Distance = Callable[[Tensor, Tensor], Tensor]
+Features = Callable[[Tensor], list[Tensor]]  # pictures to maps [N, C, H, W], for `compare`
+
+LPIPS_TRUNKS = {kind: kind.removeprefix("lpips-") for kind in LPIPS if kind not in WEIGHTS}
 LPIPS_LEAST, LPIPS_MOST = 64, 256  # pixels: trunks halve a picture several times; its patches were of 64
 FACE_BOX = (0.125, 0.137, 0.859, 0.871)  # left, top, right, bottom of the face in an FFHQ-aligned picture
 FACE_SIZE = 112  # pixels, of ArcFace
 
 
-def lpips_distance(kind: str, device: str | torch.device = "cpu", random_trunk: bool = False) -> Distance:
-    """LPIPS (Zhang et al. 2018, equation 1), averaged over a batch; 0 if equal.
+def compare(features_x: Sequence[Tensor], features_y: Sequence[Tensor]) -> Tensor:
+    """For each pair of pictures, the squared distance of their features [N, C, H, W], summed over C: [N].
 
-    Pictures of more than 256 px are shrunk to these first.
+    The mean over places, and then over layers.
+    """
+    distances = [(x - y).square().sum(1).mean((1, 2)) for x, y in zip(features_x, features_y, strict=True)]
+    return torch.stack(distances).mean(0)
+
+
+def load_features(kind: str, clip: "ClipEncoder") -> Features:
+    """The features that `kind` names: "clip", or one of `defaults.LPIPS`, on CLIP's device.
+
+    CLIP's are those of its image tower, at unit length in each place: LPIPS's form without learned weights.
+    Raises as `lpips_features` does.
+    """
+    if kind != "clip":
+        return lpips_features(kind, clip.device)
+    return lambda images: [F.normalize(feature.float(), dim=1) for feature in clip.image_features(images)]
+
+
+def lpips_features(kind: str, device: str | torch.device = "cpu", random_trunk: bool = False) -> Features:
+    """Features whose comparison is LPIPS (Zhang et al. 2018, equation 1) or its shift-tolerant form.
+
+    Pictures of more than 256 px are shrunk to these first, those of less than 64 px enlarged.
 
     Args:
-        kind: a key of `LPIPS_TRUNKS`.
+        kind: one of `defaults.LPIPS`.
         device: where to compute.
         random_trunk: do without the trained trunk. Such a distance means little; it is for tests.
 
     Raises:
-        ValueError: the kind is unknown, or its weights are not finite.
+        ValueError: the kind is unknown, its weights are not finite, or its package is not installed.
         OSError: the trunk's weights are not in torchvision's cache and cannot be fetched.
     """
-    if kind not in LPIPS_TRUNKS:
-        raise ValueError(f"unknown LPIPS {kind!r}; choose from {', '.join(LPIPS_TRUNKS)}")
-    import lpips
-
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            network = lpips.LPIPS(net=LPIPS_TRUNKS[kind], pnet_rand=random_trunk, verbose=False)
-    except (OSError, RuntimeError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
-        raise OSError(
-            f"{kind} needs torchvision's weights of its trunk, which cannot be fetched ({one_line(error)}); "
-            f"put them into {cache}, or choose --perceptual clip"
-        ) from error
+    if kind not in LPIPS:
+        raise ValueError(f"unknown LPIPS {kind!r}; choose from {', '.join(LPIPS)}")
+    network = load_shift_tolerant(kind) if kind in WEIGHTS else _LpipsFeatures(kind, random_trunk)
     check_finite(network.state_dict(), f"the weights of {kind}")
     network = network.eval().requires_grad_(False).to(device)
 
-    def distance(x: Tensor, y: Tensor) -> Tensor:
-        return network(_within(x), _within(y)).mean()
+    def features(images: Tensor) -> list[Tensor]:
+        layers = network(_within(images))
+        return [layer * len(layers) ** 0.5 for layer in layers]  # LPIPS is the sum over layers
 
-    return distance
+    return features
+
+
+def lpips_distance(kind: str, device: str | torch.device = "cpu", random_trunk: bool = False) -> Distance:
+    """LPIPS, averaged over a batch; 0 if equal. Arguments and errors are those of `lpips_features`."""
+    features = lpips_features(kind, device, random_trunk)
+    return lambda x, y: compare(features(x), features(y)).mean()
+
+
+class _LpipsFeatures(nn.Module):
+    """Trunk and heads of the package lpips: pictures to features of unit length, scaled by the heads."""
+
+    def __init__(self, kind: str, random_trunk: bool):
+        super().__init__()
+        import lpips
+
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                network: Any = lpips.LPIPS(net=LPIPS_TRUNKS[kind], pnet_rand=random_trunk, verbose=False)
+        except (OSError, RuntimeError) as error:
+            cache = Path(torch.hub.get_dir()) / "checkpoints"
+            raise OSError(
+                f"{kind} needs torchvision's weights of its trunk, which cannot be fetched "
+                f"({one_line(error)}); put them into {cache}, or choose --perceptual clip or stlpips"
+            ) from error
+        self.trunk = nn.Sequential(network.scaling_layer, network.net)
+        self.heads = nn.ParameterList(head.model[-1].weight for head in network.lins)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [
+            F.normalize(layer.float(), dim=1, eps=1e-10) * head.sqrt()
+            for layer, head in zip(self.trunk(images), self.heads, strict=True)
+        ]
 
 
 def identity_distance(path: str | Path, device: str | torch.device = "cpu") -> Distance:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from clip2gan.cli._common import EXISTING_FILE, Finite, blame
-from clip2gan.cli._model import steps_option, with_steps
+from clip2gan.cli._model import change_inversion, perceptual_option, steps_option
 from clip2gan.cli._options import grouped
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class StartOptions:
     index: int | None
     tune: bool
     steps: int | None
+    perceptual: str | None
 
     def check(self, has_pictures: bool) -> None:
         """Raise click.UsageError where neither pictures nor latents are given, or only --index."""
@@ -156,7 +157,8 @@ class StartOptions:
 
         with blame("--source"):
             editor.check_source(self.source)
-        options = InversionOptions(self.source, with_steps(editor.domain.inversion, self.steps), self.tune)
+        config = change_inversion(editor.domain.inversion, self.steps, self.perceptual)
+        options = InversionOptions(self.source, config, self.tune)
         if self.latents is None:
             return options, None
         with blame("--latents"):
@@ -220,6 +222,7 @@ start_options = grouped(
         "--tune", is_flag=True, help="Tune a copy of the generator to each picture for more likeness."
     ),
     steps_option,
+    perceptual_option,
 )
 
 

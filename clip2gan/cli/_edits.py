@@ -157,7 +157,8 @@ def _write(
     sources = {edit.face.source for edit in result.edits}
     if "latents" in sources:
         metadata["source"] = ", ".join(sorted(sources))
-        metadata["steps"] = metadata["steps"] if "invert" in sources else None
+        if "invert" not in sources:
+            metadata |= {"steps": None, "perceptual": None}
     if len(figures) == 1:
         metadata["attributes"] = figures[0]["strengths"]
     place = files.picture(path, number)

@@ -43,7 +43,7 @@ class InstrumentOptions:
         try:
             distance = lpips_distance(self.lpips, where) if self.lpips else None
         except OSError as error:  # its remedy is an option of the trainings
-            raise OSError(str(error).replace("choose --perceptual clip", "leave --lpips out")) from error
+            raise OSError(str(error).replace("--perceptual clip or stlpips", "--lpips stlpips")) from error
         return Instruments(
             clip=encoder,
             judge=load_judge(judge) if judge is not None else None,
@@ -71,7 +71,7 @@ instrument_options = grouped(
     click.option(
         "--lpips",
         type=click.Choice(LPIPS),
-        help="Also measure by this network, which is fetched.",
+        help="Also measure by this network; stlpips comes in a package, the others are fetched.",
     ),
     click.option(
         "--identity", metavar="FILE.onnx", help="Also measure faces by a recogniser like ArcFace's."

@@ -7,6 +7,7 @@ import click
 
 from clip2gan.cli._common import blame, device_option, model_option, resolve_device
 from clip2gan.cli._options import grouped, setting_option
+from clip2gan.defaults import LPIPS
 from clip2gan.domain import InversionConfig
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ compile_option = click.option(
     help="Compile the generator first (torch.compile); pays off for many pictures.",
 )
 steps_option = setting_option(InversionConfig, "steps", "the model's")
+perceptual_option = click.option(
+    "--perceptual",
+    type=click.Choice(["clip", *LPIPS]),
+    help="Network whose features inversion compares: CLIP's image tower, or one of LPIPS; stlpips is shift-"
+    "tolerant, and comes in a package (the extra perceptual).  [default: the model's]",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,9 @@ model_options = grouped(
 )
 
 
-def with_steps(inversion: InversionConfig, steps: int | None) -> InversionConfig:
-    """A model's settings of inversion, with the steps of `--steps` where it was given."""
-    return inversion if steps is None else replace(inversion, steps=steps)
+def change_inversion(
+    inversion: InversionConfig, steps: int | None, perceptual: str | None
+) -> InversionConfig:
+    """A model's settings of inversion, with those of `--steps` and `--perceptual` where they were given."""
+    given = {"steps": steps, "features": perceptual}
+    return replace(inversion, **{name: value for name, value in given.items() if value is not None})

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+import torch
 
 from clip2gan.cli._common import blame
 from clip2gan.cli._gan import GanRequest, own_resolution, preset_for, warn_of_shrinking
@@ -13,7 +14,9 @@ from clip2gan.cli._runs import tell_if_finished
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import picture_sides
 from clip2gan.data.pictures import open_mixed
+from clip2gan.defaults import LPIPS
 from clip2gan.losses import perceptual_distance
+from clip2gan.perceptual import Distance, lpips_distance
 from clip2gan.training.start import resolution_of_state
 from stylegan2.files import fingerprint, load_tensors
 from stylegan2.processes import Processes
@@ -29,7 +32,7 @@ PERCEPTUAL_WEIGHT = 6.0  # where a CLIP is given and no weight
 
 
 def train_plain(request: GanRequest, perceptual: str | None) -> None:
-    """Train a StyleGAN2 on pictures alone; `perceptual` names the CLIP that compares reconstructions."""
+    """Train a StyleGAN2 on pictures alone; `perceptual` names what compares reconstructions."""
     init = request.init
     with blame("--data"):
         sides = picture_sides(request.data)
@@ -58,13 +61,18 @@ def train_plain(request: GanRequest, perceptual: str | None) -> None:
         check_shares(config.batch, processes)
     if request.dry_run:
         return
-    clip = ClipEncoder.load(perceptual, processes.device) if perceptual else None
+    distance = _load_distance(perceptual, processes.device) if perceptual else None
     with blame("--data"):
         pictures = open_mixed(request.data, resolution)
     with processes.first_before_others():
         run = RunFolder.open(request.out, settings)
     tell_if_finished(run, config.total_steps, ANEW, processes)
-    distance = perceptual_distance(clip) if clip else None
     train(config, pictures, run, processes.device, perceptual=distance, initial=initial)
     if processes.is_first:
         click.echo(f"wrote {run.path / 'generator.safetensors'}")
+
+
+def _load_distance(perceptual: str, device: torch.device) -> Distance:
+    if perceptual in LPIPS:
+        return lpips_distance(perceptual, device)
+    return perceptual_distance(ClipEncoder.load(perceptual, device))

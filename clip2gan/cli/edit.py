@@ -120,6 +120,7 @@ def command(
     settings = {
         "source": start.source,
         "steps": inversion.steps if start.source == "invert" else None,
+        "perceptual": inversion.features if start.source == "invert" else None,
         **_settings(change, start, framing),
         "neutral": change.neutral or editor.domain.neutral,
         "strength": factors or strength,

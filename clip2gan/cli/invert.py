@@ -20,7 +20,13 @@ from clip2gan.cli._common import (
     seed_option,
     warn,
 )
-from clip2gan.cli._model import ModelOptions, model_options, steps_option, with_steps
+from clip2gan.cli._model import (
+    ModelOptions,
+    change_inversion,
+    model_options,
+    perceptual_option,
+    steps_option,
+)
 
 if TYPE_CHECKING:
     from clip2gan.editing.session import Inverted
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     help="Also tune a copy of the generator to the picture: NAME-generator.safetensors (one picture only).",
 )
 @steps_option
+@perceptual_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -64,6 +71,7 @@ def command(
     batch: int | None,
     tune: bool,
     steps: int | None,
+    perceptual: str | None,
     out: Path,
     seed: int,
     using: ModelOptions,
@@ -100,11 +108,12 @@ def command(
 
     with blame("--source"):
         inverter.check_source(source)
-    config = with_steps(inverter.domain.inversion, steps)
+    config = change_inversion(inverter.domain.inversion, steps, perceptual)
     if batch is None:
         batch = min(8, pictures_at_once(inverter.resolution, inverter.device, learning=True))
     seed_torch(seed)
-    settings = {"source": source, "steps": config.steps if source == "invert" else None, "seed": seed}
+    how = {"steps": config.steps, "perceptual": config.features} if source == "invert" else {"steps": None}
+    settings = {"source": source, **how, "seed": seed}
     report = Report("invert", {**inverter.provenance(), **settings}, as_json)
     if image.is_dir():
         name_left_out(image, paths)

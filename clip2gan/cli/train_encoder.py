@@ -36,7 +36,7 @@ end encoder.safetensors and bundle/: the model, with the encoder.
 @click.command(epilog=EXAMPLE)
 @model_option
 @preset_option(PRESETS, f"Settings to start from: small or large.  [default: small up to {SMALL} px]")
-@setting_options(PRESETS, "data", "steps", "batch", "lr", "precision")
+@setting_options(PRESETS, "data", "steps", "batch", "lr", "precision", "perceptual")
 @run_options
 @device_option
 @setting_options(PRESETS, "seed")
@@ -60,6 +60,7 @@ def command(
 
     from clip2gan.data.pictures import open_pictures
     from clip2gan.data.samples import weights_fingerprint
+    from clip2gan.perceptual import load_features
     from clip2gan.training.encoder import RESULT, train_encoder, untrained_encoder
     from clip2gan.training.settings import SAMPLED
     from stylegan2.processes import Processes
@@ -87,10 +88,11 @@ def command(
         processes.rows(config.shares(config.batch))  # can they be shared?
     if dry_run:
         return
+    features = load_features(config.perceptual, bundle.clip)
     with processes.first_before_others():
         run = RunFolder.open(out, settings)
     tell_if_finished(run, config.steps, "give more --steps and another --out", processes)
-    train_encoder(config, bundle.generator, bundle.clip, pictures, run)
+    train_encoder(config, bundle.generator, bundle.clip, pictures, run, features=features)
     if processes.is_first:
         add_encoder(folder, out / RESULT, out / "bundle", out.name or None)
         click.echo(f"wrote {out / 'bundle'}")

@@ -15,7 +15,7 @@ from clip2gan.cli._options import (
     run_options,
     setting_options,
 )
-from clip2gan.defaults import SMALL
+from clip2gan.defaults import LPIPS, SMALL
 from clip2gan.training import gan_presets
 from clip2gan.training.settings import GanTraining
 from stylegan2.training.config import PRESETS, Focus, TrainingConfig
@@ -89,8 +89,9 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
 )
 @click.option(
     "--perceptual",
-    metavar="CLIP",
-    help="Compare reconstructions by this CLIP's image tower too: ARCH:PRETRAINED, local-dir:DIR, MODEL.",
+    metavar="CLIP|NETWORK",
+    help="Compare reconstructions by this CLIP's image tower too: ARCH:PRETRAINED, local-dir:DIR, MODEL; or "
+    f"by one of {', '.join(LPIPS)}.",
 )
 @setting_options(
     PRESETS,

@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clip2gan.domain import InversionConfig, TuningConfig
+from clip2gan.perceptual import compare
 from stylegan2.files import load_tensors, save_tensors
 from stylegan2.seeds import seed_generator
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from clip2gan.clip import ClipEncoder
+    from clip2gan.perceptual import Features
     from stylegan2 import Generator
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
@@ -33,7 +34,7 @@ HALVINGS = 4  # of the step size, after which a picture has converged
 
 def invert(
     generator: "Generator",
-    clip: "ClipEncoder",
+    features: "Features",
     targets: Tensor,
     starts: Sequence[Tensor],
     *,
@@ -44,14 +45,14 @@ def invert(
 ) -> Tensor:
     """Latents in W+ near `anchor` that give `targets` back.
 
-    Minimises, for each picture, pixel differences (L1 at three scales) + perceptual * the distance of CLIP's
-    image features + pull * |(ws - anchor) / w_std|^2 + pull_average * |(ws - w_avg) / w_std|^2 (means over
+    Minimises, for each picture, pixel differences (L1 at three scales) + perceptual * the distance of
+    features + pull * |(ws - anchor) / w_std|^2 + pull_average * |(ws - w_avg) / w_std|^2 (means over
     all numbers), in the manner of Image2StyleGAN (Abdal et al., 2019). It begins at the start of least loss.
     The pictures do not depend on each other.
 
     Args:
         generator: frozen.
-        clip: for its image features.
+        features: what compares pictures, those of `config.features`; see `perceptual.load_features`.
         targets: [N, 3, R, R] in [-1, 1].
         starts: one or several ws [N, num_ws, w_dim] for each picture, of which the best is taken.
         anchor: ws [N, num_ws, w_dim], the mapper's estimate.
@@ -63,7 +64,8 @@ def invert(
         ws [N, num_ws, w_dim], the best that were seen.
     """
     w_avg = generator.mapping.w_avg
-    features = [_unit(feature) for feature in clip.image_features(targets)]
+    with torch.no_grad():
+        given = features(targets)
 
     def losses(ws: Tensor, rows: Tensor) -> Tensor:
         image = generator.synthesis(ws, noise_mode="const")
@@ -71,12 +73,8 @@ def invert(
         total = total + config.pull * ((ws - anchor[rows]) / w_std).square().mean((1, 2))
         total = total + config.pull_average * ((ws - w_avg) / w_std).square().mean((1, 2))
         if config.perceptual:
-            found = clip.image_features(image)
-            distances = [
-                (_unit(a) - b[rows]).square().sum(1).mean((1, 2))
-                for a, b in zip(found, features, strict=True)
-            ]
-            total = total + config.perceptual * torch.stack(distances).mean(0)
+            distances = compare(features(image), [layer[rows] for layer in given])
+            total = total + config.perceptual * distances
         return total
 
     everyone = torch.arange(len(targets), device=targets.device)
@@ -121,7 +119,7 @@ def invert(
 
 def tune(
     generator: "Generator",
-    clip: "ClipEncoder",
+    features: "Features",
     target: Tensor,
     ws: Tensor,
     draw: Callable[[torch.Generator], Tensor],
@@ -136,7 +134,7 @@ def tune(
 
     Args:
         generator: not changed.
-        clip: for its image features.
+        features: what compares pictures, those of `config.features`; see `perceptual.load_features`.
         target: [1, 3, R, R] in [-1, 1].
         ws: [1, num_ws, w_dim], an inversion of it.
         draw: random latents [1, num_ws, w_dim] of the generator.
@@ -150,7 +148,8 @@ def tune(
     for weight in weights:
         weight.requires_grad_(True)
     optimizer = torch.optim.Adam(weights, lr=config.lr)
-    features = [_unit(feature) for feature in clip.image_features(target)]
+    with torch.no_grad():
+        given = features(target)
     with torch.enable_grad():
         for _ in progress(range(config.steps)):
             other = ws.lerp(draw(random), 0.5)
@@ -160,11 +159,7 @@ def tune(
             loss = pixel_distances(image, target).mean()
             loss = loss + config.locality * pixel_distances(after, before).mean()
             if config.perceptual:
-                found = clip.image_features(image)
-                distances = [
-                    (_unit(a) - b).square().sum(1).mean() for a, b in zip(found, features, strict=True)
-                ]
-                loss = loss + config.perceptual * torch.stack(distances).mean()
+                loss = loss + config.perceptual * compare(features(image), given).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -235,8 +230,3 @@ def load_latents(
         )
     ws = ws.to(generator.mapping.w_avg)
     return {name: row[None] for name, row in zip(fingerprints, ws, strict=True)}
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Every position's feature vector [N, C, H, W] at unit length."""
-    return F.normalize(features, dim=1)

@@ -25,6 +25,7 @@ from clip2gan.editing.inversion import invert, psnr
 from clip2gan.evaluation.metrics import clip_score, diversity
 from clip2gan.gap import Gap, Posterior
 from clip2gan.mappers import Mapper
+from clip2gan.perceptual import load_features
 from stylegan2 import Generator
 from stylegan2.runs import step_generator
 
@@ -175,11 +176,13 @@ def _calibrate_inversion(
     with torch.no_grad():
         anchor = parts.mapper(parts.gap.from_image(parts.clip.encode_images(targets)))
 
+    features = load_features(config.features, parts.clip)
+
     def error(rate: float, steps: int) -> float:
         tried = dataclasses.replace(config, lr=rate, steps=steps)
         ws = invert(
             parts.generator,
-            parts.clip,
+            features,
             targets,
             [anchor],
             anchor=anchor,

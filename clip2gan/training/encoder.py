@@ -20,7 +20,8 @@ from clip2gan.data.samples import to_floats
 from clip2gan.devices import resolve_precision
 from clip2gan.editing.encoder import LatentEncoder, encoder_for, save_encoder
 from clip2gan.images import contact_sheet, to_picture, write_png
-from clip2gan.losses import feature_distance, pixel_l1
+from clip2gan.losses import pixel_l1
+from clip2gan.perceptual import Features, compare, load_features
 from clip2gan.training.settings import SAMPLED, EncoderTraining, EncoderWeights
 from stylegan2 import Generator
 from stylegan2.processes import Processes
@@ -42,6 +43,7 @@ def train_encoder(
     pictures: Sequence[Pictures],
     run: RunFolder,
     *,
+    features: Features | None = None,
     checkpoint_seconds: float = 60,
 ) -> LatentEncoder:
     """Train an encoder in `run`, from its newest checkpoint if it has one; also writes encoder.safetensors.
@@ -49,9 +51,10 @@ def train_encoder(
     Args:
         config: the settings.
         generator: frozen; its weights do not change.
-        clip: frozen likewise, on the generator's device; its features compare pictures.
+        clip: frozen likewise, on the generator's device.
         pictures: the opened sources of `config.data` other than "sampled", at the generator's resolution.
         run: its folder.
+        features: what compares pictures; None: load those of `config.perceptual`.
         checkpoint_seconds: at most this much work is lost by a kill.
 
     Returns:
@@ -62,7 +65,8 @@ def train_encoder(
             evenly by the processes.
     """
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, clip.device))
-    training = _Training(config, generator, clip, pictures, run, Processes(clip.device))
+    features = features or load_features(config.perceptual, clip)
+    training = _Training(config, generator, clip, features, pictures, run, Processes(clip.device))
     Trainer(training.task(), run, training.processes, config.seed, checkpoint_seconds).train()
     if training.processes.is_first:
         save_encoder(training.average, run.path / RESULT)
@@ -77,12 +81,13 @@ class _Training:
         config: EncoderTraining,
         generator: Generator,
         clip: ClipEncoder,
+        features: Features,
         pictures: Sequence[Pictures],
         run: RunFolder,
         processes: Processes,
     ):
         self.config, self.generator, self.clip, self.pictures = config, generator, clip, pictures
-        self.run, self.processes = run, processes
+        self.features, self.run, self.processes = features, run, processes
         self._ahead: list[ReadAhead] = []
         self.rows = processes.rows(config.shares(config.batch))
         self.encoder = untrained_encoder(config, generator).to(clip.device)
@@ -112,7 +117,9 @@ class _Training:
         images, w = self._draw(step.random, config.shares(config.batch), self.rows)
         yield Update(
             optimizer=self.optimizer,
-            losses=lambda turn: _losses(config.weights, self.encoder, self.generator, self.clip, images, w),
+            losses=lambda turn: _losses(
+                config.weights, self.encoder, self.generator, self.features, images, w
+            ),
             rates=[config.lr * rate_factor(step.index, config.steps, ramp=RAMP_STEPS)],
             precision=config.precision,
         )
@@ -189,7 +196,7 @@ def _losses(
     weights: EncoderWeights,
     encoder: LatentEncoder,
     generator: Generator,
-    clip: ClipEncoder,
+    features: Features,
     images: Tensor,
     w: Tensor,
 ) -> Terms:
@@ -205,9 +212,8 @@ def _losses(
             terms["pixel_l1"] = weights.pixel_l1, pixel_l1(again, images)
         if weights.perceptual:
             with torch.no_grad():
-                features = clip.image_features(images)
-            distance = feature_distance(clip.image_features(again), features)
-            terms["perceptual"] = weights.perceptual, distance
+                given = features(images)
+            terms["perceptual"] = weights.perceptual, compare(features(again), given).mean()
     return terms
 
 

@@ -18,6 +18,10 @@ from stylegan2.settings import LARGEST_SEED, check_limits, setting
 SAMPLED = "sampled"  # the data source that is the generator itself
 SOURCES = "sampled|DIR|ZIP|SHARDS"
 PRECISION_HELP = "Precision of forward passes; auto: 16 bit where the device is quick in it."
+PERCEPTUAL_HELP = (
+    "Network of the perceptual term: CLIP's image tower; shift-tolerant LPIPS on VGG16 or AlexNet, whose "
+    "weights come in a package (the extra perceptual); or LPIPS, whose weights are fetched."
+)
 ADVERSARIES = ("wgan-gp", "logistic")
 
 
@@ -106,11 +110,7 @@ class MapperTraining:
         "Pixels along a side at which images are compared, and seen by the discriminator, where the "
         "generator's are larger; CLIP sees no more either.",
     )
-    perceptual: str = setting(
-        "clip",
-        "Network of the perceptual term: CLIP's image tower, or one of LPIPS, whose weights are fetched.",
-        choices=("clip", *LPIPS),
-    )
+    perceptual: str = setting("clip", PERCEPTUAL_HELP, choices=("clip", *LPIPS))
     identity: str | None = setting(
         None, "A face recogniser like ArcFace's, for the identity term.", metavar="FILE.onnx", is_file=True
     )
@@ -169,7 +169,9 @@ class EncoderWeights:
 
     latent: float = setting(0.5, "Squared distance of standardised latents, where they are known.", least=0)
     pixel_l1: float = setting(1.0, "Absolute difference of images at four scales.", least=0)
-    perceptual: float = setting(1.0, "Distance in the features of CLIP's image tower.", least=0)
+    perceptual: float = setting(
+        1.0, "Distance of features, those of the network that `perceptual` names.", least=0
+    )
 
     def __post_init__(self):
         check_limits(self, "weights.")
@@ -186,6 +188,7 @@ class EncoderTraining:
     )
     channel_base: int = setting(16384, "Width of the encoder, see `EncoderConfig`.", least=1)
     channel_max: int = setting(256, "Most channels of a layer.", least=1)
+    perceptual: str = setting("clip", PERCEPTUAL_HELP, choices=("clip", *LPIPS))
     weights: EncoderWeights = setting(EncoderWeights(), "Weights of the terms of the loss.")
     steps: int = setting(20000, "Training steps.", least=1)
     batch: int = setting(16, "Images per step.", least=1)
