@@ -57,6 +57,12 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
     return value
 
 
+PERCEPTUAL_HELP = (
+    "Compare reconstructions by this CLIP's image tower too: ARCH:PRETRAINED, local-dir:DIR, MODEL; or by one "
+    f"of {', '.join(LPIPS)}."
+)
+
+
 @click.command(epilog=EXAMPLE)
 @click.option(
     "--data",
@@ -90,8 +96,7 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
 @click.option(
     "--perceptual",
     metavar="CLIP|NETWORK",
-    help="Compare reconstructions by this CLIP's image tower too: ARCH:PRETRAINED, local-dir:DIR, MODEL; or "
-    f"by one of {', '.join(LPIPS)}.",
+    help=PERCEPTUAL_HELP,
 )
 @setting_options(
     PRESETS,
