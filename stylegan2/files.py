@@ -1,9 +1,11 @@
 """Reading and writing tensor files: atomic, self-describing, and unable to run code."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stylegan2.faults import check_name_length, name_write_errors, write_error
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -27,8 +31,18 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Readers therefore see the old file or the whole new one, never a part. The temporary name keeps the
     suffix of `path`, because many writers choose their format by it.
+
+    Raises OSError that names `path`, the cause and a remedy where it cannot be written.
     """
     path = Path(path)
+    with name_write_errors(path):
+        check_name_length(path)
+        with _temporary_path(path) as temporary:
+            yield temporary
+
+
+@contextlib.contextmanager
+def _temporary_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -82,11 +96,13 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Mappin
     Raises OSError, with the path, where it cannot be written; then nothing has changed.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
+        try:
             save_file(contiguous, temporary, metadata={"config": json.dumps(config)})
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{path}: cannot be written ({error}); is there space, and may you write?") from error
+        except SafetensorError as error:  # its text holds the system's number of the error
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise write_error(path, OSError(number, os.strerror(number))) from error
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -104,14 +104,16 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     ("error", "line"),
     [
         (ValueError("x.safetensors: two\nlines"), "Error: x.safetensors: two lines\n"),
-        (OSError(28, "No space left on device", "a.png"), "Error: a.png: No space left on device\n"),
+        (
+            OSError(28, "No space left on device", "a.png"),
+            "Error: a.png: No space left on device; free some space, or write to another disk\n",
+        ),
         (FileNotFoundError("a.png: no such file"), "Error: a.png: no such file\n"),
         (KeyError("ws"), "Error: KeyError: 'ws' (--traceback shows where)\n"),
         (
             RuntimeError("CUDA out of memory. Tried"),
             "Error: the device is out of memory; choose a smaller batch",
         ),
-        (KeyboardInterrupt(), "Error: interrupted; what was finished is kept, nothing is half-written\n"),
     ],
 )
 def test_errors_exit_1_with_one_line(
@@ -122,6 +124,17 @@ def test_errors_exit_1_with_one_line(
     assert (code, out) == (1, "")
     assert err.startswith(line)
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
+@pytest.mark.parametrize("command", ["models", "train-gan"])
+def test_an_interruption_exits_130_with_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: BaseException, command: str
+) -> None:
+    failing(monkeypatch, error)
+    goes_on = "; run the same command again to go on" if command == "train-gan" else ""
+    line = f"Error: interrupted; what was finished is kept, nothing is half-written{goes_on}\n"
+    assert run(command) == (130, "", line)
 
 
 def test_traceback_shows_where_an_error_came_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

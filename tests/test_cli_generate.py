@@ -250,7 +250,9 @@ def test_a_full_disk_keeps_what_is_whole(generate: Run, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Image.Image, "save", second_fails)
     code, _, err = generate("--text", "a", "--num", 3, "--out", "o")
-    assert (code, err) == (1, "Error: o/001-a-seed1.png: No space left on device\n")
+    remedy = "free some space, or write to another disk"
+    told = f"Error: o/001-a-seed1.png: cannot be written (No space left on device); {remedy}\n"
+    assert (code, err) == (1, told)
     assert files("o") == ["000-a-seed0.png"]
 
 
@@ -264,7 +266,7 @@ def test_an_interrupt_leaves_whole_files_only(generate: Run, monkeypatch: pytest
 
     monkeypatch.setattr(Model, "draw", interrupted)
     code, _, err = generate("--text", "a", "--num", 3, "--out", "o")
-    assert (code, err) == (1, "Error: interrupted; what was finished is kept, nothing is half-written\n")
+    assert (code, err) == (130, "Error: interrupted; what was finished is kept, nothing is half-written\n")
     assert files("o") == ["000-a-seed0.png", "001-a-seed1.png"]
 
 

@@ -1,5 +1,6 @@
 """The `clip2gan` command: one file a subcommand, each imported only when it is asked for."""
 
+import contextlib
 import difflib
 import logging
 import sys
@@ -9,6 +10,15 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import click
+
+from clip2gan.cli._errors import (
+    INTERRUPTED,
+    command_name,
+    describe,
+    drop_output,
+    is_of_output,
+    reserve_streams,
+)
 
 # name -> what `clip2gan --help` says. The command itself is `command` in cli/NAME.py ("-" written "_").
 COMMANDS = {
@@ -96,11 +106,12 @@ group = LazyGroup(
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 when all went well, 2 for bad arguments, 1 for anything else.
+    """Run the command line and exit: 0 when all went well, 2 for bad arguments, 130 for Ctrl-C, else 1.
 
     An error is one line on stderr; `--traceback` shows where it came from.
     """
     argv = list(sys.argv[1:] if args is None else args)
+    reserve_streams()
     for package in ("clip2gan", "stylegan2"):
         logging.getLogger(package).handlers = [_Warnings(logging.WARNING)]
     try:
@@ -111,9 +122,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         _fail(error, argv, error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        _fail(error, argv, "interrupted; what was finished is kept, nothing is half-written", 1)
+        _fail(error, argv, describe(error, command_name(argv)), INTERRUPTED)
     except Exception as error:
-        _fail(error, argv, describe(error), 1)
+        if isinstance(error, OSError) and is_of_output(error):
+            drop_output()
+        _fail(error, argv, describe(error, command_name(argv)), 1)
 
 
 class _Warnings(logging.Handler):
@@ -123,21 +136,9 @@ class _Warnings(logging.Handler):
         click.echo(f"Warning: {' '.join(record.getMessage().split())}", err=True)
 
 
-def describe(error: Exception) -> str:
-    """What went wrong, in words for the user: the message of our own errors, the class too for a surprise."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, (ValueError, OSError)) and str(error):
-        return str(error)
-    if "out of memory" in str(error):
-        return "the device is out of memory; choose a smaller batch or --device cpu"
-    if "InvalidCxxCompiler" in str(error):
-        return "--compile needs a C++ compiler and finds none; install g++, or leave it out"
-    return f"{type(error).__name__}: {error} (--traceback shows where)"
-
-
 def _fail(error: BaseException, argv: Sequence[str], message: str, code: int) -> NoReturn:
     if "--traceback" in argv:
         traceback.print_exception(error)
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    with contextlib.suppress(OSError):  # nobody reads it
+        click.echo(f"Error: {' '.join(message.split())}", err=True)
     sys.exit(code)

@@ -32,11 +32,8 @@ def write_png(
     text.add_text(METADATA_KEY, json.dumps(metadata))
     if profile is None:
         text.add(b"sRGB", bytes([RELATIVE_COLORIMETRIC]))
-    try:
-        with atomic_path(path) as temporary:
-            image.save(temporary, format="PNG", pnginfo=text, icc_profile=profile, compress_level=COMPRESSION)
-    except OSError as error:  # the message names the file asked for, not the temporary one
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=text, icc_profile=profile, compress_level=COMPRESSION)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any] | None:
