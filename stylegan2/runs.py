@@ -10,7 +10,10 @@ Every random number of step n comes from `step_generator(seed, n)`, so a run tha
 draws what an uninterrupted run would have drawn.
 """
 
+import hashlib
 import json
+import logging
+import math
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -21,12 +24,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stylegan2.faults import name_write_errors
 from stylegan2.files import atomic_path, is_finite, load_tensors, save_tensors
 from stylegan2.seeds import fill_twister
 
 CHECKPOINTS_KEPT = 2
 # Changes where a step computes something else than before, or a checkpoint holds something else.
 RUN_FORMAT = 2
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -36,6 +42,7 @@ class RunFolder:
         self.path = path
         self.samples = path / "samples"
         self._log_file = path / "log.jsonl"
+        self._digest = _settings_digest(path / "config.json")
         self._start = time.monotonic() - self._seconds_logged()
 
     @classmethod
@@ -62,7 +69,7 @@ class RunFolder:
                 f"step {step}: {bad[0]} is not finite, so there is no checkpoint of it; "
                 "begin another run with a lower learning rate"
             )
-        save_tensors(self._checkpoint(step), tensors, {"step": step, **extra})
+        save_tensors(self.checkpoint(step), tensors, {"step": step, "run": self._digest, **extra})
         for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
             old.unlink()
 
@@ -71,18 +78,30 @@ class RunFolder:
 
         Of several processes only one may drop them.
         """
+        found = None
+        damaged: list[str] = []
         for path in reversed(self._checkpoints()):
             try:
-                tensors, extra = load_tensors(path)
-            except ValueError:
-                continue  # damaged by something else than us: the one before still serves
-            step = int(extra.pop("step"))
-            if drop_later:
-                self._truncate_log(step)
-            return step, tensors, extra
+                found = self._read_checkpoint(path)
+                break
+            except (ValueError, OSError) as error:  # the one before still serves
+                damaged.append(str(error))
+        step = -1 if found is None else found[0]
         if drop_later:
-            self._truncate_log(-1)
-        return None
+            for message in damaged:
+                logger.warning("%s (the training goes on from step %d)", message, max(step, 0))
+            self._truncate_log(step)
+        return found
+
+    def _read_checkpoint(self, path: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+        """A checkpoint's step, tensors and what was saved besides. Raises ValueError if it is not usable."""
+        tensors, extra = load_tensors(path)
+        step = extra.pop("step", None)
+        if not isinstance(step, int) or self.checkpoint(step) != path:
+            raise ValueError(f"{path}: not the checkpoint that its name says; it is left out")
+        if extra.pop("run", self._digest) != self._digest:
+            raise ValueError(f"{path}: the checkpoint of another run; it is left out")
+        return step, tensors, extra
 
     @property
     def newest(self) -> Path | None:
@@ -94,11 +113,8 @@ class RunFolder:
         """Append one line of figures to log.jsonl (and to TensorBoard)."""
         line = {"step": step, "seconds": round(time.monotonic() - self._start, 1)}
         line.update({name: float(f"{float(value):.6g}") for name, value in figures.items()})
-        try:
-            with self._log_file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise OSError(f"{self._log_file}: cannot be written ({error.strerror})") from error
+        with name_write_errors(self._log_file), self._log_file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
         if self._writer is not None:
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, step)
@@ -107,21 +123,25 @@ class RunFolder:
     def _writer(self) -> Any | None:
         return _tensorboard_writer(self.path / "tensorboard")
 
-    def _checkpoint(self, step: int) -> Path:
+    def checkpoint(self, step: int) -> Path:
+        """The file of a step's checkpoint."""
         return self.path / "checkpoints" / f"{step:08d}.safetensors"
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
 
     def _log_lines(self) -> list[dict[str, Any]]:
+        """The lines of the log that are whole; a kill may have cut the last one short."""
         if not self._log_file.is_file():
             return []
         lines = []
-        for line in self._log_file.read_text().splitlines():
+        for text in self._log_file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                break  # the line that a kill cut short
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(line, dict) and all(_is_number(line.get(name)) for name in ("step", "seconds")):
+                lines.append(line)
         return lines
 
     def _truncate_log(self, step: int) -> None:
@@ -207,11 +227,26 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 def _read_settings(path: Path, what: str) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        settings = None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: damaged, so what this folder was begun with is not known ({error}); put the file back, "
+            "or choose another --out"
+        ) from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is not that of {what}; choose another --out")
     return settings
+
+
+def _settings_digest(config_file: Path) -> str:
+    """What tells the checkpoints of a run from those of one with other settings."""
+    if not config_file.is_file():
+        return ""
+    settings = json.loads(config_file.read_text(encoding="utf-8"))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:

@@ -9,6 +9,7 @@ A stopped run goes on exactly: all randomness of a step comes from (seed, step).
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 from copy import deepcopy
@@ -43,6 +44,8 @@ RAMP_STEPS = 100  # over which each phase's learning rate rises
 CALIBRATION_SHARE = 0.1  # of the time of the training, that calibration takes at most
 PREVIEWS = 10  # over a run
 BEST = "best.safetensors"  # beside the checkpoints: the mapper that did best on what is held out
+
+logger = logging.getLogger(__name__)
 
 
 def train_mapper(
@@ -174,10 +177,21 @@ class _Training:
         )
 
     def best(self) -> Mapper:
-        """The averaged mapper that did best on what is held out; the last one, where nothing is."""
+        """The averaged mapper that did best on what is held out; the last one, where nothing is.
+
+        The last one too, with a warning, where the file of the best one is lost.
+        """
         if SCORE not in self.state:
             return self.average
-        return load_mapper(self.run.path / "checkpoints" / BEST, self.objective.clip.device)
+        path = self.run.path / "checkpoints" / BEST
+        try:
+            best = load_mapper(path, self.objective.clip.device)
+            if best.config != self.average.config:
+                raise ValueError(f"{path}: a mapper of another training")
+        except (ValueError, OSError) as error:
+            logger.warning("%s; the mapper of the last step takes its place", error)
+            return self.average
+        return best
 
     def _rate(self, top: float, step: int, steps: int) -> float:
         return top * rate_factor(step, steps, ramp=RAMP_STEPS, shape=self.config.schedule)

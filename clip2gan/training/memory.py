@@ -35,10 +35,9 @@ def largest_part(
 
     Raises ValueError when the smallest part is above the limit already.
     """
-    if record.is_file():
-        kept = json.loads(record.read_text(encoding="utf-8"))
-        if kept["limit"] == gigabytes:
-            return int(kept["part"])
+    kept = _read_choice(record, gigabytes)
+    if kept is not None and batch % kept == 0 and kept % multiple == 0:
+        return kept
     sizes = [size for size in range(1, batch + 1) if batch % size == 0 and size % multiple == 0]
     sizes = [size for size in sizes if size > 1 or batch == 1]
     peaks: dict[int, float] = {}
@@ -63,3 +62,13 @@ def largest_part(
     with atomic_path(record) as temporary:
         temporary.write_text(json.dumps({"part": chosen, "gigabytes": peaks, "limit": gigabytes}) + "\n")
     return chosen
+
+
+def _read_choice(record: Path, gigabytes: float) -> int | None:
+    """The part that was chosen for this limit; None where none was, or the file is damaged."""
+    try:
+        kept = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    part = kept.get("part") if isinstance(kept, dict) and kept.get("limit") == gigabytes else None
+    return part if isinstance(part, int) and part > 0 else None

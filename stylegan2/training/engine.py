@@ -296,10 +296,17 @@ class Trainer:
         if found is None:
             return 0
         done, tensors, state = found
-        unpack(tensors, **self.task.parts)
-        self._scaler.load_state_dict(state.pop("scaler"))
-        self._figures = {name: (total, count) for name, (total, count) in state.pop("figures").items()}
-        self._skipped, self._in_a_row = state.pop("skipped")
+        try:
+            unpack(tensors, **self.task.parts)
+            self._scaler.load_state_dict(state.pop("scaler"))
+            self._figures = {name: (total, count) for name, (total, count) in state.pop("figures").items()}
+            self._skipped, self._in_a_row = state.pop("skipped")
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"{self.run.checkpoint(done)}: not a checkpoint of this training ({reason}); remove it, and "
+                "the training goes on from the one before"
+            ) from error
         self.task.state.update(state)
         return done
 
