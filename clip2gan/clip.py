@@ -13,6 +13,7 @@ A model is named by a *spec*:
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -41,6 +42,7 @@ __all__ = [
 
 # What the tokenizer is known by: the tokens of a text that is short, and of one that is cut.
 PROBES = ("It's a Photo of_2 hats: naïve, 3x4!", "hat " * 200)
+LETTERS, LETTERS_OF_WORD = 64, 8  # for each token that is read: those of a text, and of a word in it
 
 
 class ClipEncoder:
@@ -153,15 +155,23 @@ class ClipEncoder:
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [N, embed_dim] (float32, unit length) of texts; beyond the context a text is cut."""
-        tokens = self._tokenizer(list(texts), context_length=self.context_length)
+        tokens = self._tokenize(texts, self.context_length)
         return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1)
 
     def is_cut(self, text: str) -> bool:
         """Whether `text` has more tokens than the model reads, so that its end does not count."""
         # Tokenizers put the end token in the place of what they cut; with one more place it is not there.
         length = self.context_length
-        read, longer = (self._tokenizer([text], context_length=n)[:, :length] for n in (length, length + 1))
+        read, longer = (self._tokenize([text], n)[:, :length] for n in (length, length + 1))
         return not torch.equal(read, longer)
+
+    def _tokenize(self, texts: Sequence[str], length: int) -> Tensor:
+        """Tokens [N, length]. What lies far behind them is cut off first: a word of 10,000 letters that mean
+        nothing takes open_clip's tokenizer half a minute."""
+        most = LETTERS * length
+        word = re.compile(rf"(\S{{{LETTERS_OF_WORD * length}}})\S+")
+        short = [text if len(text) <= most else " ".join(text.split())[:most] for text in texts]
+        return self._tokenizer([word.sub(r"\1", text) for text in short], context_length=length)
 
     def image_features(self, images: Tensor) -> list[Tensor]:
         """Intermediate features of the image tower, for a perceptual loss.

@@ -2,12 +2,21 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 MAX_JSON = 2**20  # bytes of a config
 MAX_SIZE, MAX_LAYERS = 2**20, 256  # numbers in a config
+# What a config may say of a tokenizer; others reach transformers, which can be told to run a folder's code.
+TOKENIZER_SETTINGS = frozenset({"clean", "strip_sep_token", "language", "reduction_mask"})
+# Names of towers and tokenizers that timm and transformers fetch; they take paths as well.
+_PUBLISHED = {
+    "timm_model_name": re.compile(r"[\w.-]+"),
+    "hf_model_name": re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?"),
+    "hf_tokenizer_name": re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?"),
+}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -26,6 +35,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def check_config(config: Mapping[str, Any], numbers: int | None, source: str) -> None:
     """Raise ValueError for a model's config that asks for more than any CLIP has, or than its file holds.
 
+    So it does for one that names files elsewhere, or has other software do more than read it.
+
     Args:
         config: open_clip's arguments for a model, from a stranger.
         numbers: how many the file of weights holds; None where it is not at hand.
@@ -34,6 +45,7 @@ def check_config(config: Mapping[str, Any], numbers: int | None, source: str) ->
     for tower in ("vision_cfg", "text_cfg"):
         if not isinstance(config.get(tower), dict):
             raise ValueError(f"{source}: no {tower} in its model_cfg; get the model again")
+        _check_names(config[tower], source)
     for name, value in _numbers_of(config):
         if not (math.isfinite(value) and abs(value) <= (MAX_LAYERS if name == "layers" else MAX_SIZE)):
             raise ValueError(
@@ -44,6 +56,22 @@ def check_config(config: Mapping[str, Any], numbers: int | None, source: str) ->
         raise ValueError(
             f"{source}: describes a model of at least {needed:,} numbers, and its file holds {numbers:,}; "
             "get the model again"
+        )
+
+
+def _check_names(tower: Mapping[str, Any], source: str) -> None:
+    for key, pattern in _PUBLISHED.items():
+        name = tower.get(key)
+        if name and not (isinstance(name, str) and pattern.fullmatch(name) and not Path(name).exists()):
+            raise ValueError(
+                f"{source}: {key} {name!r:.80} is not the name of a published model; get the model again"
+            )
+    settings = tower.get("tokenizer_kwargs", {})
+    unknown = set(settings) - TOKENIZER_SETTINGS if isinstance(settings, dict) else {"tokenizer_kwargs"}
+    if unknown:
+        raise ValueError(
+            f"{source}: its tokenizer's setting {sorted(unknown)[0]!a:.80} is not one of "
+            f"{', '.join(sorted(TOKENIZER_SETTINGS))}; get the model again"
         )
 
 

@@ -102,8 +102,10 @@ def _create(
             require_pretrained=True,
             weights_only=True,
         )
-        tokenizer: Any = open_clip.get_tokenizer(name)
         config: Any = open_clip.get_model_config(name)
+        # transformers would ask on the terminal whether to run the code that comes with a tokenizer.
+        from_hub = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
+        tokenizer: Any = open_clip.get_tokenizer(name, **from_hub)
     if quick_gelu:
         config = {**config, "quick_gelu": True}
     return LoadedClip(model, tokenizer, model.visual.preprocess_cfg, config)

@@ -20,6 +20,7 @@ from clip2gan.losses import cosine_distance
 from clip2gan.messages import one_line
 from clip2gan.shift_tolerant import WEIGHTS, load_shift_tolerant
 from stylegan2.files import check_finite
+from stylegan2.settings import check_size
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -32,7 +33,7 @@ Features = Callable[[Tensor], list[Tensor]]  # pictures to maps [N, C, H, W], fo
 LPIPS_TRUNKS = {kind: kind.removeprefix("lpips-") for kind in LPIPS if kind not in WEIGHTS}
 LPIPS_LEAST, LPIPS_MOST = 64, 256  # pixels: trunks halve a picture several times; its patches were of 64
 FACE_BOX = (0.125, 0.137, 0.859, 0.871)  # left, top, right, bottom of the face in an FFHQ-aligned picture
-FACE_SIZE = 112  # pixels, of ArcFace
+FACE_SIZE, LARGEST_FACE = 112, 1024  # pixels a side: of ArcFace, and of any other
 
 
 def compare(features_x: Sequence[Tensor], features_y: Sequence[Tensor]) -> Tensor:
@@ -159,7 +160,9 @@ def _recogniser(path: Path) -> tuple[nn.Module, int]:
         raise ValueError(f"{path} needs onnx2torch; pip install 'clip2gan[identity]'") from error
     logging.getLogger("onnx2torch").setLevel(logging.ERROR)
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
+        for number, node in enumerate(model.graph.node):
+            node.name = f"node_{number}"  # onnx2torch makes Python's source of them
         return onnx2torch.convert(model), _input_size(model)
     except Exception as error:  # damaged data and unknown operators raise many kinds
         raise ValueError(f"{path}: not an ONNX network that onnx2torch reads ({one_line(error)})") from error
@@ -169,7 +172,9 @@ def _input_size(model: "ModelProto") -> int:
     weights = {tensor.name for tensor in model.graph.initializer}
     images = next(value for value in model.graph.input if value.name not in weights)
     dimensions = images.type.tensor_type.shape.dim
-    return dimensions[3].dim_value or FACE_SIZE if len(dimensions) == 4 else FACE_SIZE
+    side = dimensions[3].dim_value or FACE_SIZE if len(dimensions) == 4 else FACE_SIZE
+    check_size("the side of its pictures", side, 1, LARGEST_FACE)
+    return side
 
 
 def _within(images: Tensor) -> Tensor:
