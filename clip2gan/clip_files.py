@@ -10,7 +10,9 @@ and with the other one a model still works, only worse. What a file is known by,
 """
 
 import json
+import math
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from clip2gan.clip_config import read_json
-from clip2gan.clip_script import read_script
+from clip2gan.clip_script import check_bounds, read_script
 from clip2gan.messages import one_line
 from stylegan2.files import fingerprint
 
@@ -58,6 +60,7 @@ def read_clip_file(path: Path, architecture: str) -> ClipFile:
     Raises ValueError unless it holds plain weights.
     """
     if path.suffix in (".npz", ".npy"):  # big_vision's, which open_clip reads without pickle
+        _check_npz(path)
         return ClipFile(path, {}, False)
     script = None if path.suffix == ".safetensors" else read_script(path)
     if script is not None:
@@ -149,10 +152,27 @@ def read_shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
                 header = json.loads((file.metadata() or {}).get("config", "{}"))
             return shapes, header if isinstance(header, dict) else {}
+        check_bounds(path)
         found = _state_of(torch.load(path, map_location="meta", weights_only=True))
-        return {name: tuple(tensor.shape) for name, tensor in found.items()}, {}
+        shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+        if sum(map(math.prod, shapes.values())) > path.stat().st_size:  # views of few numbers
+            raise ValueError("its tensors together are larger than the file")
+        return shapes, {}
     except Exception as error:  # damaged data can raise almost anything
         raise ValueError(f"{path}: not a readable file of plain weights ({one_line(error)})") from error
+
+
+def _check_npz(path: Path) -> None:
+    """Raise ValueError for NumPy's archive that is damaged, or that unpacks to many times its size."""
+    if path.suffix == ".npy":
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable file of plain weights ({one_line(error)})") from error
+    if unpacked > 4 * path.stat().st_size:
+        raise ValueError(f"{path}: not a file of weights: it unpacks to {unpacked:,} bytes")
 
 
 def _plain_state(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,7 @@
-"""The tensors of a TorchScript archive, OpenAI's form of CLIP; none of its code is read."""
+"""PyTorch's files by the reader of checkpoints: TorchScript archives, and bounds for those torch.load reads.
+
+A TorchScript archive is OpenAI's form of CLIP; none of its code is read.
+"""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -10,6 +13,28 @@ from stylegan2.checkpoints.containers import is_script, map_file, read_root
 from stylegan2.checkpoints.pickles import CheckpointError, Record, Value
 
 MAX_DEPTH, MAX_TENSORS = 16, 10_000
+
+
+class _AnyName(Collection[str]):
+    """Every name: a record of it is only a record."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def check_bounds(path: Path) -> None:
+    """Raise ValueError for a file of `torch.save` that would unfold to more than it holds.
+
+    torch.load(weights_only=True) runs nothing, but has no limits: of compressed entries, of one storage under
+    thousands of names, of lists that are copied.
+    """
+    read_root(map_file(path), _AnyName())
 
 
 class _ScriptNames(Collection[str]):

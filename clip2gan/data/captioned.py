@@ -19,6 +19,8 @@ from clip2gan.data.files import Files, open_files
 from clip2gan.data.pictures import MEMORY_LIMIT, Mixed, Pictures, ReadAhead, open_pictures
 from clip2gan.data.samples import Sharing, embed_pictures, embed_texts
 from clip2gan.images import picture_size
+from clip2gan.messages import one_line
+from stylegan2.files import check_finite
 
 EMBEDDINGS = "embeddings.safetensors"  # in a zip of `clip2gan prepare`
 LOOKED_AT = 100  # pictures of a source, to learn their size
@@ -154,12 +156,17 @@ def _stored_embeddings(
     if not {EMBEDDINGS, DATASET} <= set(files.names):
         return None
     try:
-        if not clip.has_fingerprint(json.loads(files.read(DATASET)).get("clip")):
+        if not clip.has_fingerprint(json.loads(files.read(DATASET))["clip"]):
             log.warning("%s: was prepared with another CLIP; its embeddings are computed anew", files.source)
             return None
         tensors = load(files.read(EMBEDDINGS))
-        images, texts = tensors["images"].float(), tensors["texts"].float()
-    except (ValueError, KeyError, SafetensorError) as error:
-        log.warning("%s: its embeddings cannot be read (%s); they are computed again", files.source, error)
+        images, texts = tensors["images"], tensors["texts"]
+        shapes = [list(images.shape), list(texts.shape)]
+        if shapes != [[num_pictures, clip.embed_dim], [num_texts, clip.embed_dim]]:
+            return None
+        check_finite({"images": images, "texts": texts})
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        reason = one_line(error)
+        log.warning("%s: its embeddings cannot be read (%s); they are computed again", files.source, reason)
         return None
-    return (images, texts) if (len(images), len(texts)) == (num_pictures, num_texts) else None
+    return images.float(), texts.float()

@@ -5,7 +5,7 @@ middle, for which a stream would not do.
 """
 
 import glob
-import lzma
+import math
 import os
 import re
 import tarfile
@@ -22,6 +22,12 @@ from clip2gan.images.formats import HEAD, TEXT_SUFFIXES, is_hidden, is_picture, 
 FILE_LIMIT = 256 << 20  # bytes of one file; a zip's member may claim to be anything
 SHARD_COMPANIONS = frozenset({".parquet", ".json", ".txt", ".csv", ".tsv", ".idx", ".index"})
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+# Of other ways to compress, Python's zipfile unpacks a part whole, however little of it is asked for.
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# Texts and pictures shrink by less; a zip of a few kilobytes could hold gigabytes.
+MOST_SHRUNK, SMALL = 200, 8 << 20  # times, of members of more bytes than this
+MOST_SHARDS = 100_000
+_TOO_MUCH = (RecursionError, OverflowError, MemoryError)  # what damaged headers ask of tarfile
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -99,8 +105,12 @@ class ZipFiles(Files):
     path: Path = field(default_factory=Path)
 
     def read(self, name: str, limit: int = FILE_LIMIT) -> bytes:
-        check_size(self._archive.getinfo(name).file_size, limit)
-        return self._read(name, -1)
+        found = self._member(name)
+        size = found.file_size
+        check_size(size, limit)
+        if size > max(SMALL, MOST_SHRUNK * found.compress_size):
+            raise ValueError(f"unpacks to more than {MOST_SHRUNK} times its size; zip it again, less densely")
+        return self._read(name, size)
 
     def head(self, name: str, size: int = HEAD) -> bytes:
         return self._read(name, size)
@@ -110,11 +120,19 @@ class ZipFiles(Files):
         return f"{found.file_size} {found.CRC:08x}"
 
     def _read(self, name: str, size: int) -> bytes:
+        """At most `size` bytes, and no more are unpacked: what a zip says of its members may be wrong."""
+        member = self._member(name)
         try:
-            with self._archive.open(name) as file:
+            with self._archive.open(member) as file:
                 return file.read(size)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise ValueError(" ".join(str(error).split()) or "damaged") from error
+
+    def _member(self, name: str) -> zipfile.ZipInfo:
+        found = self._archive.getinfo(name)
+        if found.compress_type not in ZIP_METHODS:
+            raise ValueError("compressed in a way that is rare in zips; zip it again")
+        return found
 
     @property
     def _archive(self) -> zipfile.ZipFile:
@@ -200,11 +218,15 @@ def expand(pattern: str) -> list[str]:
     match = _RANGE.search(pattern)
     if match is None:
         return [pattern]
+    counts = [int(last) - int(first) + 1 for first, last in _RANGE.findall(pattern)]
+    if math.prod(counts) > MOST_SHARDS:
+        raise ValueError(f"{pattern}: more than {MOST_SHARDS:,} shards")
     first, last = match.groups()
+    width = len(first)
     return [
         name
         for number in range(int(first), int(last) + 1)
-        for name in expand(f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}")
+        for name in expand(f"{pattern[: match.start()]}{number:0{width}d}{pattern[match.end() :]}")
     ]
 
 
@@ -266,17 +288,29 @@ def _open_shards(source: str, shards: list[Path]) -> Files:
         if not shard.is_file():
             raise FileNotFoundError(f"{shard}: no such shard (of {source})")
         try:
-            with tarfile.open(shard, "r:") as archive:
-                for member in archive:
-                    if not member.isfile() or member.issparse():
-                        continue
-                    if is_hidden(member.name):
-                        hidden += 1
-                    else:
-                        places[prefix + member.name] = shard, member.offset_data, member.size
-        except (tarfile.TarError, OSError, ValueError) as error:
-            raise ValueError(f"{shard}: not a readable, uncompressed tar ({error}); make it again") from error
+            for member in _members(shard):
+                if is_hidden(member.name):
+                    hidden += 1
+                else:
+                    places[prefix + member.name] = shard, member.offset_data, member.size
+        except (tarfile.TarError, OSError, ValueError, *_TOO_MUCH) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"{shard}: not a readable, uncompressed tar ({reason}); make it again"
+            ) from error
     return TarFiles(source, list(places), hidden, places)
+
+
+def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
+    """The files of a tar that lie in it as they are, in their order."""
+    with tarfile.open(shard, "r:") as archive:
+        end = 0
+        for member in archive:
+            if member.offset_data <= end or member.size < 0:  # some versions of tarfile would go in circles
+                raise ValueError("a member of a negative size")
+            end = member.offset_data
+            if member.isfile() and not member.issparse():
+                yield member
 
 
 def _prefixes(shards: list[Path]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
+LARGEST_LIST = 8 << 20  # bytes of a file with a text in each line
 _PIECE = 1 << 20  # bytes that are decoded at once
 
 
@@ -38,12 +39,16 @@ def iter_lines(data: bytes) -> Iterator[str]:
 def read_texts(file: "Path | Traversable") -> list[str]:
     """The texts of a file that has one in each line; empty lines do not count.
 
-    Raises FileNotFoundError; ValueError where it is no UTF-8, or has no text.
+    Raises FileNotFoundError; ValueError where it is no UTF-8, has no text, or is larger than any such list.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file of texts")
+    with file.open("rb") as stream:
+        data = stream.read(LARGEST_LIST + 1)
+    if len(data) > LARGEST_LIST:
+        raise ValueError(f"{file} is larger than {LARGEST_LIST >> 20} MB; give a shorter list of texts")
     try:
-        content = file.read_bytes().decode("utf-8-sig")
+        content = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{file} is not a text file in UTF-8; give one text a line") from None
     texts = [line.strip() for line in split_lines(content) if line.strip()]

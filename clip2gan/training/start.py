@@ -2,19 +2,20 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stylegan2 import Generator, GeneratorConfig, load_generator
 from stylegan2.discriminator import Encoder
-from stylegan2.files import load_tensors
-from stylegan2.runs import unpack
+from stylegan2.files import WithoutData, check_weights, load_tensors, load_weights
 from stylegan2.training import averaged_networks
 
+M = TypeVar("M", bound=nn.Module)
 MAPPING_WIDTH = 384  # of a new mapping network: texts and noise to latents is more than noise alone
 
 
@@ -141,16 +142,34 @@ def _read_state(path: Path, tensors: dict[str, Tensor], header: dict) -> tuple[G
     settings = header.get(
         "config", header
     )  # a checkpoint has the training's settings, a kept state the run's
-    if not isinstance(settings.get("generator"), dict):
+    if not isinstance(settings, dict) or not isinstance(settings.get("generator"), dict):
         raise ValueError(f"{path}: its header does not tell the generator's shape; give a generator's file")
-    shape = GeneratorConfig(**settings["generator"])
-    generator = Generator(shape)
-    unpack(tensors, generator=generator)
+    try:
+        shape = GeneratorConfig(**settings["generator"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its header does not describe a generator ({error})") from error
+    generator = _filled(Generator, shape, tensors, "generator/", path)
     encoder = None
     if any(name.startswith("encoder/") for name in tensors):
-        encoder = Encoder(shape).eval()
-        unpack(tensors, encoder=encoder)
+        encoder = _filled(Encoder, shape, tensors, "encoder/", path)
     return generator.eval().requires_grad_(False), encoder
+
+
+def _filled(
+    make: Callable[[GeneratorConfig], M],
+    shape: GeneratorConfig,
+    tensors: Mapping[str, Tensor],
+    prefix: str,
+    path: Path,
+) -> M:
+    """A network with the tensors of this prefix, compared with its own before it is made."""
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    with WithoutData():
+        empty = make(shape)
+    check_weights(empty, own, str(path))
+    network = make(shape).eval()
+    load_weights(network, own, str(path))
+    return network
 
 
 def _fill_mapping(source: Generator, target: Generator) -> None:

@@ -147,6 +147,7 @@ def _walk_zip(data: memoryview) -> Iterator[tuple[str, memoryview]]:
         count, _, position = struct.unpack_from("<QQQ", data, end64 + 32)
     if count > MAX_ENTRIES:
         raise CheckpointError(f"a zip archive of {count:,} entries; no checkpoint has so many")
+    bytes_left = len(data)
     for _ in range(count):
         fields = struct.unpack_from("<4s4xHH4x4xIIHHH8xI", data, position)
         signature, flags, method, packed, size, name_length, extra_length, comment_length, header = fields
@@ -169,7 +170,8 @@ def _walk_zip(data: memoryview) -> Iterator[tuple[str, memoryview]]:
             raise CheckpointError("a compressed or encrypted zip archive; torch.save writes neither")
         own_signature, own_name, own_extra = struct.unpack_from("<4s22xHH", data, header)
         start = header + 30 + own_name + own_extra
-        if own_signature != ZIP_START or start + size > len(data):
+        bytes_left -= size
+        if own_signature != ZIP_START or start + size > len(data) or bytes_left < 0:  # entries that overlap
             raise CheckpointError("damaged zip archive; get it again")
         yield name, data[start : start + size]
 
