@@ -46,6 +46,7 @@ class Known:
     Attributes:
         samples: all of them.
         labelled: group -> index of the value by eye, int64 [N], -1 where there is none.
+        looked_at: bool [N], the samples with labels by eye, whether these make a value or not.
         measured: likewise, of the groups that are measured.
         features: for the probes.
         pixels: for the classifier, uint8 [N, 3, R, R].
@@ -53,6 +54,7 @@ class Known:
 
     samples: DrawnSamples
     labelled: dict[str, Tensor]
+    looked_at: Tensor
     measured: dict[str, Tensor]
     features: dict
     pixels: Tensor
@@ -69,6 +71,7 @@ def gather(samples_folder: Path, measured_folder: Path, seeds: range, labels: La
     known = Known(
         samples=samples,
         labelled=label_values(labels, samples.seeds),
+        looked_at=torch.tensor([seed in labels for seed in samples.seeds]),
         measured=measured_values(measures),
         features=make_features(samples.w, measures, pixels),
         pixels=pixels,
@@ -205,11 +208,13 @@ def take(probabilities: Tensor, thresholds: Sequence[float]) -> Tensor:
 def known_attributes(
     known: Known, probabilities: Probabilities, thresholds: Mapping[str, Sequence[float]]
 ) -> dict[int, dict[str, str]]:
-    """What is known of each seed: the labels by eye, else what was measured or said surely enough."""
+    """What is known of each seed: the labels by eye, else what was measured or said surely enough.
+
+    Of a sample with labels nothing else is said in a labelled group: hair between short and long is neither.
+    """
     values = dict(known.measured)
     for name, said in probabilities.items():
-        labelled = known.labelled[name]
-        values[name] = torch.where(labelled >= 0, labelled, take(said, thresholds[name]))
+        values[name] = torch.where(known.looked_at, known.labelled[name], take(said, thresholds[name]))
     ordered = {name: values[name] for name in groups()}
     return {seed: attributes_of(ordered, row) for row, seed in enumerate(known.samples.seeds)}
 
