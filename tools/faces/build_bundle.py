@@ -3,8 +3,9 @@
     python -m tools.faces.build_bundle --mapper runs/mlp/bundle --mapper runs/flow/bundle \
         --mapper runs/diffusion/bundle --measured runs/measured.json --out clip2gan/bundles/faces
 
-takes bundles that `clip2gan train-mapper` wrote, and stores their weights in 16 bit. The first gives CLIP, gap,
-the default mapper, and what calibration measured; the others, of the same generator and CLIP, add mappers.
+takes bundles that `clip2gan train-mapper` wrote, and stores their weights in 16 bit. The first gives CLIP,
+gap, the default mapper, and what calibration measured; the others, of the same generator and CLIP, add
+mappers.
 The generator is not stored: config.json names the package that carries it.
 """
 
