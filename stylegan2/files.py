@@ -1,20 +1,13 @@
 """Reading and writing tensor files: atomic, self-describing, and unable to run code."""
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,72 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from stylegan2.faults import check_name_length, name_write_errors, write_error
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there on success, remove it on any error.
-
-    Readers therefore see the old file or the whole new one, never a part. The temporary name keeps the
-    suffix of `path`, because many writers choose their format by it.
-
-    Raises OSError that names `path`, the cause and a remedy where it cannot be written.
-    """
-    path = Path(path)
-    with name_write_errors(path):
-        check_name_length(path)
-        with _temporary_path(path) as temporary:
-            yield temporary
-
-
-@contextlib.contextmanager
-def _temporary_path(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes private files; the result should have the usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def file_lock(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold `path` as a lock, as the only process. It goes with its process, however that ends.
-
-    Args:
-        path: a file that nothing else uses; afterwards it is not there any more.
-        waits: called once where another process holds it.
-
-    Where the system has no such locks (Windows), nothing is held.
-    """
-    if fcntl is None:
-        yield
-        return
-    while True:
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waits()
-                fcntl.flock(file, fcntl.LOCK_EX)
-            # Who held it has removed it, and the next one may have made another.
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
+from stylegan2.atomic import atomic_path
+from stylegan2.faults import write_error
+from stylegan2.locks import file_lock  # noqa: F401  where it was before
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

@@ -93,6 +93,12 @@ class _Gather(torch.autograd.Function):
         return gradient[ctx.index :: ctx.count] * ctx.count, None, None
 
 
+def is_first_process() -> bool:
+    """Whether this process is the first of those that share a training; a single one is."""
+    shares = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not shares or torch.distributed.get_rank() == 0
+
+
 class RowNoise:
     """Noise of a synthesis network, R -> [N, 1, R, R], for rows that have a seed each (`draw_seeds`).
 

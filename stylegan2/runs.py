@@ -15,7 +15,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stylegan2.atomic import atomic_path, sweep_folder
 from stylegan2.faults import name_write_errors
-from stylegan2.files import atomic_path, is_finite, load_tensors, save_tensors
+from stylegan2.files import is_finite, load_tensors, save_tensors
+from stylegan2.locks import lock_folder
+from stylegan2.processes import is_first_process
 from stylegan2.seeds import fill_twister
 
 CHECKPOINTS_KEPT = 2
@@ -44,18 +48,38 @@ class RunFolder:
         self._log_file = path / "log.jsonl"
         self._digest = _settings_digest(path / "config.json")
         self._start = time.monotonic() - self._seconds_logged()
+        self._release: Callable[[], object] = lambda: None
 
     @classmethod
     def open(cls, path: str | Path, config: Mapping[str, Any]) -> "RunFolder":
         """Create the folder, or go on in it when its settings are the same.
 
-        Raises ValueError when `path` is a file, holds something else, or was begun with other settings.
+        Of processes that share a training, the first one locks the folder until `close`, or until its run
+        folders are forgotten. What a kill has left of files that were being written is removed.
+
+        Raises ValueError when `path` is a file, holds something else, or was begun with other settings, and
+        BusyError when another training works in it.
         """
         path = Path(path)
-        claim_folder(path, {"run_format": RUN_FORMAT, **config}, "a training's folder")
-        for folder in ("checkpoints", "samples"):
-            (path / folder).mkdir(exist_ok=True)
-        return cls(path)
+        lock = lock_folder(path) if is_first_process() else None
+        try:
+            claim_folder(path, {"run_format": RUN_FORMAT, **config}, "a training's folder")
+            if lock is not None:
+                sweep_folder(path, deep=True)
+            for folder in ("checkpoints", "samples"):
+                (path / folder).mkdir(exist_ok=True)
+            run = cls(path)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        if lock is not None:
+            run._release = weakref.finalize(run, lock.release)
+        return run
+
+    def close(self) -> None:
+        """Let other processes work in the folder. This one is to write no more."""
+        self._release()
 
     def save(self, step: int, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> None:
         """Write checkpoint `step` and drop all but the newest two.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stylegan2.checkpoints.download import fetch
-from stylegan2.files import file_lock
+from stylegan2.locks import file_lock
 
 CONTENT = b"\x80\x04" + os.urandom(3_000_000)  # begins as a pickle does
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -156,7 +156,7 @@ def test_a_part_that_was_complete_already(server, tmp_path):
 
 def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from stylegan2.files import file_lock\n"
+        "import sys; from pathlib import Path; from stylegan2.locks import file_lock\n"
         "count = Path(sys.argv[2])\n"
         "for _ in range(50):\n"
         "    with file_lock(Path(sys.argv[1])): count.write_text(str(int(count.read_text()) + 1))"

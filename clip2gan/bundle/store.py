@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -17,6 +16,7 @@ from clip2gan.bundle.card import model_card
 from clip2gan.bundle.config import CLIP, CONFIG, BundleConfig, PackagedGenerator, read_config
 from clip2gan.bundle.locate import BUNDLED, HF_HUB, choose_mapper, locate_bundle
 from clip2gan.domain import Domain
+from stylegan2.locks import lock_file
 from stylegan2.names import file_inside
 
 if TYPE_CHECKING:
@@ -264,16 +264,16 @@ def add_encoder(source: Path, encoder: str | Path, path: str | Path, name: str |
 @contextmanager
 def _replaced_folder(path: Path) -> Iterator[Path]:
     """An empty folder that takes the place of the bundle at `path` when all went well."""
-    if path.exists() and not _holds_only_parts(path):
-        raise FileExistsError(f"{path}: exists and holds other things than a model; choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
-        folder = Path(temporary) / "new"
-        folder.mkdir()
-        yield folder
-        if path.exists():
-            path.replace(Path(temporary) / "old")
-        folder.replace(path)
+    from stylegan2.atomic import atomic_folder, sweep_file
+
+    with lock_file(path):
+        sweep_file(path)
+        if path.exists() and not _holds_only_parts(path):
+            raise FileExistsError(
+                f"{path}: exists and holds other things than a model; choose another folder"
+            )
+        with atomic_folder(path) as folder:
+            yield folder
 
 
 def _write_config(folder: Path, config: BundleConfig, path: Path) -> None:

@@ -156,6 +156,30 @@ def _names_picture(out: Path) -> bool:
     return out.suffix.lower() in picture_suffixes() | HEIC_SUFFIXES
 
 
+def claim_outputs(paths: Sequence[Path], force: bool, folder: Path | None = None) -> None:
+    """Let no other process write these files until this command ends, and check them (`check_outputs`).
+
+    Args:
+        paths: the files.
+        force: whether they may be there already.
+        folder: where files belong together: one that is claimed as a whole, instead of each file in it.
+
+    Raises BusyError where another process works there. What a kill left of writing these is removed.
+    """
+    from stylegan2.atomic import sweep_file, sweep_folder
+    from stylegan2.locks import lock_file, lock_folder
+
+    claim = click.get_current_context().with_resource
+    if folder is not None:
+        claim(lock_folder(folder))
+        sweep_folder(folder)
+    for path in paths:
+        if path.parent != folder:
+            claim(lock_file(path))
+            sweep_file(path)
+    check_outputs(paths, force)
+
+
 def check_outputs(paths: Sequence[Path], force: bool) -> None:
     """Refuse, before anything is computed, what could not be written in the end; nothing is left behind."""
     for path in paths:

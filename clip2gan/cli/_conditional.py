@@ -7,7 +7,7 @@ import click
 from clip2gan.cli._common import blame, require_clip
 from clip2gan.cli._gan import GanRequest, own_resolution, preset_for, warn_of_shrinking
 from clip2gan.cli._options import configure
-from clip2gan.cli._runs import tell_if_finished
+from clip2gan.cli._runs import open_run, tell_if_finished
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import open_captioned, picture_sides
 from clip2gan.data.pictures import MEMORY_LIMIT
@@ -17,7 +17,6 @@ from clip2gan.training.settings import GanTraining
 from clip2gan.training.start import MAPPING_WIDTH, Start, from_file, from_scratch
 from stylegan2.files import fingerprint
 from stylegan2.processes import Processes
-from stylegan2.runs import RunFolder
 from stylegan2.training.gan import check_shares
 
 ANEW = "start another run from it: --init {checkpoint} --mapping-steps 0 --steps N --out FOLDER"
@@ -69,8 +68,7 @@ def train_captioned(
         check_shares(config.batch, processes)
     if request.dry_run:
         return
-    with processes.first_before_others():
-        run = RunFolder.open(request.out, settings)
+    run = open_run(request.out, settings, processes)
     tell_if_finished(run, config.total_steps, ANEW, processes)
     captioned = opened.embed(clip, run.path / "cache", processes)
     without = int((captioned.counts == 0).sum())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from clip2gan.cli._common import blame, check_outputs, is_file_name
+from clip2gan.cli._common import blame, claim_outputs, is_file_name
 
 TABLE = "figures.csv"
 
@@ -43,7 +43,8 @@ class EditFiles:
                 if sheet:
                     self._claim(self.sheet(path), f"the sheet of {path.name}")
         extra = [place for place in (self.table, video) if place is not None]
-        check_outputs([*self._taken, *extra], force)
+        self._folder = None if out in self._taken else out
+        claim_outputs([*self._taken, *extra], force, self._folder)
         if video is not None:
             _check_video(video, paths)
 
@@ -58,7 +59,7 @@ class EditFiles:
         return place if face == 0 else _beside(place, f"-face{face + 1}")
 
     def claim_faces(self, path: Path, count: int) -> None:
-        """Check and claim the files of all faces of a picture but the first.
+        """Claim and check the files of all faces of a picture but the first.
 
         Raises ValueError or click.ClickException where one is taken, or is there already.
         """
@@ -66,7 +67,7 @@ class EditFiles:
         more = [place(path, face) for place in of_faces for face in range(1, count)]
         for file in more:
             self._claim(file, f"a face of {path.name}")
-        check_outputs(more, self._force)
+        claim_outputs(more, self._force, self._folder)
 
     def _claim(self, file: Path, what: str) -> None:
         if file in self._taken:

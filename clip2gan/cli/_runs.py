@@ -1,6 +1,7 @@
-"""What the commands that train tell of a run."""
+"""What the commands that train do with a run, and tell of it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +23,16 @@ def show_settings(
         click.echo(f"{name}: {value}")
     count = sum(parameter.numel() for parameter in module.parameters())
     click.echo(f"{what} of {count:,} parameters, trained on {processes.count} x {processes.device}")
+
+
+def open_run(out: Path, settings: Mapping[str, Any], processes: "Processes") -> "RunFolder":
+    """The run's folder, opened by the first process before the others, and closed as the command ends."""
+    from stylegan2.runs import RunFolder
+
+    with processes.first_before_others():
+        run = RunFolder.open(out, settings)
+    click.get_current_context().call_on_close(run.close)
+    return run
 
 
 def tell_if_finished(run: "RunFolder", steps: int, remedy: str, processes: "Processes") -> None:

@@ -10,7 +10,7 @@ import torch
 from clip2gan.cli._common import blame
 from clip2gan.cli._gan import GanRequest, own_resolution, preset_for, warn_of_shrinking
 from clip2gan.cli._options import configure
-from clip2gan.cli._runs import tell_if_finished
+from clip2gan.cli._runs import open_run, tell_if_finished
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import picture_sides
 from clip2gan.data.pictures import open_mixed
@@ -20,7 +20,6 @@ from clip2gan.perceptual import Distance, lpips_distance
 from clip2gan.training.start import resolution_of_state
 from stylegan2.files import fingerprint, load_tensors
 from stylegan2.processes import Processes
-from stylegan2.runs import RunFolder
 from stylegan2.training.config import preset_at
 from stylegan2.training.gan import check_shares, train
 
@@ -64,8 +63,7 @@ def train_plain(request: GanRequest, perceptual: str | None) -> None:
     distance = _load_distance(perceptual, processes.device) if perceptual else None
     with blame("--data"):
         pictures = open_mixed(request.data, resolution)
-    with processes.first_before_others():
-        run = RunFolder.open(request.out, settings)
+    run = open_run(request.out, settings, processes)
     tell_if_finished(run, config.total_steps, ANEW, processes)
     train(config, pictures, run, processes.device, perceptual=distance, initial=initial)
     if processes.is_first:

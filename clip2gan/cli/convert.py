@@ -8,7 +8,7 @@ import click
 
 from clip2gan.cli._common import (
     blame,
-    check_outputs,
+    claim_outputs,
     fetch_progress,
     force_option,
     json_option,
@@ -97,7 +97,7 @@ def _check_target(target: Path, force: bool) -> None:
         from stylegan2.checkpoints.export import check_onnx
 
         check_onnx()
-    check_outputs([target], force)
+    claim_outputs([target], force)
 
 
 def _write(generator: "Generator", target: Path) -> list[str]:

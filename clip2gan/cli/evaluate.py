@@ -12,8 +12,8 @@ import click
 from clip2gan.cli._common import (
     EXISTING_FILE,
     blame,
-    check_outputs,
     check_seeds,
+    claim_outputs,
     device_option,
     progress,
     report_options,
@@ -113,7 +113,7 @@ def command(
     if len(set(names)) < len(names):
         raise click.BadParameter("the same model twice", param_hint="'--against'")
     if out is not None:
-        check_outputs([out, out.with_suffix(".md"), out.with_suffix(".png")], force)
+        claim_outputs([out, out.with_suffix(".md"), out.with_suffix(".png")], force)
     domains = {name: check_model(name, "--model" if name == model else "--against").domain for name in names}
     judges = {name: judge_of(measuring.judge, domain) for name, domain in domains.items()}
     with blame("--prompts"):

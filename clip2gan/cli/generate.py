@@ -11,8 +11,8 @@ from clip2gan.cli._common import (
     EXISTING_FILE,
     Report,
     blame,
-    check_outputs,
     check_seeds,
+    claim_outputs,
     is_file_name,
     progress,
     report_options,
@@ -97,7 +97,8 @@ def command(
     sources = _read_sources(texts, prompts, image)
     sheet = (out if is_file_name(out) else out / GRID) if grid else None
     places = _plan(sources, num, seed, out, grid)
-    check_outputs([place for place in places if place] + ([sheet] if sheet else []), force)
+    files = [place for place in places if place] + ([sheet] if sheet else [])
+    claim_outputs(files, force, folder=None if is_file_name(out) else out)
     style_source = _read_style(style_from)
 
     generator = using.load()

@@ -10,7 +10,7 @@ from clip2gan.cli._common import (
     EXISTING,
     Report,
     blame,
-    check_outputs,
+    claim_outputs,
     input_pictures,
     is_file_name,
     name_left_out,
@@ -91,7 +91,7 @@ def command(
         )
     paths = input_pictures(image)
     tuned_file = out.with_name(f"{out.stem}-generator.safetensors")
-    check_outputs([out, *([tuned_file] if tune else [])], force)
+    claim_outputs([out, *([tuned_file] if tune else [])], force)
     if tune and image.is_dir():
         raise click.BadParameter("a generator is tuned to one picture; give a file", param_hint="'--image'")
 

@@ -6,7 +6,7 @@ import click
 
 from clip2gan.cli._common import (
     allow_missing_option,
-    check_outputs,
+    claim_outputs,
     device_option,
     force_option,
     progress,
@@ -78,7 +78,7 @@ def command(
         )
     if target.is_file() and not force:
         raise click.ClickException(f"{target} exists already; give --force to overwrite, or another DST.zip")
-    check_outputs([target], force)
+    claim_outputs([target], force)
 
     from clip2gan.clip import ClipEncoder
     from clip2gan.data.prepare import Preparation, prepare

@@ -11,7 +11,7 @@ import click
 from clip2gan.cli._common import (
     Report,
     blame,
-    check_outputs,
+    claim_outputs,
     device_option,
     fetch_progress,
     is_file_name,
@@ -180,8 +180,10 @@ def command(
     film.check(rows)
     only_film = film.video is not None and out is None and not grid and not columns
     cells = [] if only_film else sampling.plan_cells(list(dict.fromkeys(rows)), columns)
-    outputs = _plan_outputs(cells, out or Path("out"), grid or bool(columns), label)
-    check_outputs([*outputs.all(), *([film.video] if film.video else [])], force)
+    place = out or Path("out")
+    outputs = _plan_outputs(cells, place, grid or bool(columns), label)
+    folder = None if only_film or is_file_name(place) else place
+    claim_outputs([*outputs.all(), *([film.video] if film.video else [])], force, folder)
 
     from clip2gan import __version__
     from stylegan2.files import fingerprint

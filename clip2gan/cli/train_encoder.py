@@ -15,7 +15,7 @@ from clip2gan.cli._options import (
     run_options,
     setting_options,
 )
-from clip2gan.cli._runs import show_settings, tell_if_finished
+from clip2gan.cli._runs import open_run, show_settings, tell_if_finished
 from clip2gan.defaults import SMALL
 from clip2gan.devices import resolve_precision
 from clip2gan.training.encoder_presets import PRESETS
@@ -64,7 +64,6 @@ def command(
     from clip2gan.training.encoder import RESULT, train_encoder, untrained_encoder
     from clip2gan.training.settings import SAMPLED
     from stylegan2.processes import Processes
-    from stylegan2.runs import RunFolder
 
     processes = Processes(resolve_device(device))
     where = processes.device
@@ -89,8 +88,7 @@ def command(
     if dry_run:
         return
     features = load_features(config.perceptual, bundle.clip)
-    with processes.first_before_others():
-        run = RunFolder.open(out, settings)
+    run = open_run(out, settings, processes)
     tell_if_finished(run, config.steps, "give more --steps and another --out", processes)
     train_encoder(config, bundle.generator, bundle.clip, pictures, run, features=features)
     if processes.is_first:

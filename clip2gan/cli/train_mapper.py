@@ -23,7 +23,7 @@ from clip2gan.cli._options import (
     run_options,
     setting_options,
 )
-from clip2gan.cli._runs import show_settings, tell_if_finished
+from clip2gan.cli._runs import open_run, show_settings, tell_if_finished
 from clip2gan.defaults import MODEL, SMALL
 from clip2gan.devices import resolve_precision
 from clip2gan.generators import check_generator, is_bundle, locate_generator
@@ -110,7 +110,6 @@ def command(
     from clip2gan.training.objective import Networks
     from stylegan2 import load_generator
     from stylegan2.processes import Processes
-    from stylegan2.runs import RunFolder
 
     processes = Processes(resolve_device(device))
     where = processes.device
@@ -151,8 +150,7 @@ def command(
     if dry_run:
         return
     networks = Networks.load(config, where)
-    with processes.first_before_others():
-        run = RunFolder.open(out, settings)
+    run = open_run(out, settings, processes)
     remedy = "give more --steps and another --out"
     tell_if_finished(run, config.warmup_steps + config.steps, remedy, processes)
     if processes.is_first:

@@ -31,7 +31,8 @@ from clip2gan.data.pictures import fit_square, open_pictures, what_else, why_unr
 from clip2gan.data.samples import embed_pictures, embed_texts
 from clip2gan.images import decode
 from clip2gan.images.formats import HEIC_REMEDY, HEIC_SUFFIXES, suffix_of
-from stylegan2.files import atomic_path
+from stylegan2.atomic import atomic_path, sweep_file, sweep_folder
+from stylegan2.locks import lock_file
 
 Resize = Literal["crop", "pad", "squash"]
 CHUNK = 256  # pictures that a process converts at a time, and that a stopped preparation loses at most
@@ -89,8 +90,22 @@ def prepare(
         processes: that convert pictures.
         progress: wraps the chunks of pictures.
 
-    Raises ValueError when no picture can be used, and what `open_files` raises.
+    Raises ValueError when no picture can be used, BusyError where another process prepares the same zip, and
+    what `open_files` raises.
     """
+    with lock_file(target):
+        sweep_file(target)
+        return _prepare(source, target, settings, clip, processes, progress)
+
+
+def _prepare(
+    source: str | Path,
+    target: Path,
+    settings: Preparation,
+    clip: ClipEncoder | None,
+    processes: int,
+    progress: Callable[[Iterable, int], Iterable],
+) -> Prepared:
     files = open_files(source)
     captions = read_captions(files, settings.any_script, settings.allow_missing)
     names = files.pictures
@@ -149,6 +164,7 @@ def _work_folder(target: Path, files: Files, settings: Preparation, names: list[
         shutil.rmtree(folder, ignore_errors=True)
         with atomic_path(plan_file) as temporary:
             temporary.write_text(json.dumps(plan), encoding="utf-8")
+    sweep_folder(folder, deep=True)
     return folder
 
 

@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from stylegan2.checkpoints.containers import HEAD, check_head
 from stylegan2.checkpoints.pickles import CheckpointError
-from stylegan2.files import file_lock, fingerprint
+from stylegan2.files import fingerprint
+from stylegan2.locks import file_lock
 
 log = logging.getLogger(__name__)
 CHUNK = 2**20
