@@ -58,8 +58,8 @@ def _power_of_two(_ctx: click.Context, _parameter: click.Parameter, value: int |
 
 
 PERCEPTUAL_HELP = (
-    "Compare reconstructions by this CLIP's image tower too: ARCH:PRETRAINED, local-dir:DIR, MODEL; or by one "
-    f"of {', '.join(LPIPS)}."
+    "Compare reconstructions by this CLIP's image tower too: ARCH:PRETRAINED, local-dir:DIR, MODEL; or by "
+    f"one of {', '.join(LPIPS)}."
 )
 
 
