@@ -33,9 +33,12 @@ def file_inside(folder: str | Path, name: object, nested: bool = True) -> Path:
         path = folder / check_plain_name(name, nested)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    root = folder.resolve()
+    try:
+        root, place = folder.resolve(), path.resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise ValueError(f"{folder}: {name!r:.100} is a link to itself; put the file itself there") from error
     is_snapshot = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
-    if not path.resolve().is_relative_to(root.parents[1] if is_snapshot else root):
+    if not place.is_relative_to(root.parents[1] if is_snapshot else root):
         raise ValueError(f"{folder}: {name!r:.100} is a link out of this folder; put the file itself there")
     return path
 

@@ -44,6 +44,7 @@ MOBILE = dataclasses.replace(TINY, c_dim=0, img_resolution=16, channel_base=64, 
 # The XML of OpenVINO's form that is damaged; its .bin and the other network beside it are whole.
 NETWORKS = {"openvino": "SynthesisNetwork.xml", "openvino-mapping": "MappingNetwork.xml"}
 NAMES = ["os.system", "builtins.eval", "posix.system", "builtins.getattr", "subprocess.Popen", "torch.load"]
+KINDS = ("nvidia", "tensorflow", "rosinality", "safetensors", "mobilestylegan", *NETWORKS)
 # What must not happen while a file is read; opening it for reading may.
 FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "exec", "compile", "pickle.", "marshal.")
 
@@ -77,7 +78,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
         return _restructured(data, rng)
     result = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        rng.choice((_flip, _truncate, _splice, _rename, _enlarge, _repeat, _remove))(result, rng)
+        rng.choice(DAMAGES)(result, rng)
     return bytes(result)
 
 
@@ -230,6 +231,9 @@ def _repeat(data: bytearray, rng: random.Random) -> None:
 def _remove(data: bytearray, rng: random.Random) -> None:
     start = _place(data, rng)
     del data[start : start + rng.randint(1, 64)]
+
+
+DAMAGES = (_flip, _truncate, _splice, _rename, _enlarge, _repeat, _remove)
 
 
 class TooSlow(BaseException):

@@ -253,8 +253,9 @@ def add_encoder(source: Path, encoder: str | Path, path: str | Path, name: str |
     _check_encoder(load_encoder(encoder).config.w_dim, w_dim, encoder)
     with _replaced_folder(Path(path)) as folder:
         for file_name in config.files:
-            (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / file_name, folder / file_name)
+            copy = file_inside(folder, file_name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file_inside(source, file_name), copy)
         shutil.copyfile(encoder, folder / ENCODER)
         files = dict(sorted({**config.files, ENCODER: fingerprint(encoder)}.items()))
         changed = dataclasses.replace(config, name=name or config.name, encoder=ENCODER, files=files)
@@ -362,10 +363,11 @@ def check_files(folder: Path, files: Mapping[str, str], sum_of: Callable[[Path],
 
     sum_of = sum_of or fingerprint
     for name, total in files.items():
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: no such file; the model is not whole, get it again")
-        if sum_of(folder / name) != total:
+        path = file_inside(folder, name)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; the model is not whole, get it again")
+        if sum_of(path) != total:
             raise ValueError(
-                f"{folder / name}: its sha256 is not the one in {CONFIG}: the file is damaged "
+                f"{path}: its sha256 is not the one in {CONFIG}: the file is damaged "
                 "or was changed; get the model again"
             )

@@ -211,7 +211,8 @@ def load_latents(
     fingerprints = config.get("fingerprints")
     shape = (generator.num_ws, generator.config.w_dim)
     ws = tensors.get("ws")
-    if ws is None or not isinstance(fingerprints, list) or len(fingerprints) != len(ws):
+    is_list = isinstance(fingerprints, list) and all(isinstance(each, str) for each in fingerprints)
+    if ws is None or not is_list or ws.ndim != 3 or len(fingerprints) != len(ws):
         raise ValueError(
             f"{path}: holds no latents with their pictures' fingerprints; `clip2gan invert` does"
         )
@@ -220,10 +221,10 @@ def load_latents(
     made_with = config.get("fingerprint")
     if model_fingerprint is not None and made_with not in (None, model_fingerprint):
         raise ValueError(
-            f"{path}: latents of another model, {config.get('model', 'unknown')} ({made_with[:12]}); "
+            f"{path}: latents of another model, {config.get('model', 'unknown')!s:.80} ({made_with!s:.12}); "
             f"this one is {model_fingerprint[:12]}: run `clip2gan invert` with it"
         )
-    if ws.abs().max() > LARGEST_LATENT:
+    if ws.numel() and ws.abs().max() > LARGEST_LATENT:
         raise ValueError(
             f"{path}: numbers as large as {float(ws.abs().max()):.3g}, where latents are of the order of 1; "
             "run `clip2gan invert` again"
