@@ -159,7 +159,9 @@ def read_shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Any]]
             raise ValueError("its tensors together are larger than the file")
         return shapes, {}
     except Exception as error:  # damaged data can raise almost anything
-        raise ValueError(f"{path}: not a readable file of plain weights ({one_line(error)})") from error
+        raise ValueError(
+            f"{path}: not a readable file of plain weights ({one_line(error)}); get it again"
+        ) from error
 
 
 def _check_npz(path: Path) -> None:
@@ -170,7 +172,9 @@ def _check_npz(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable file of plain weights ({one_line(error)})") from error
+        raise ValueError(
+            f"{path}: not a readable file of plain weights ({one_line(error)}); get it again"
+        ) from error
     if unpacked > 4 * path.stat().st_size:
         raise ValueError(f"{path}: not a file of weights: it unpacks to {unpacked:,} bytes")
 

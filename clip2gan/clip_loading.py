@@ -206,9 +206,11 @@ def _architecture_and_weights(spec: str) -> tuple[str, str]:
 
 def _check_local_dir(folder: Path) -> None:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of a CLIP model")
+        raise FileNotFoundError(f"{folder}: no such folder of a CLIP model; check the path, or get it again")
     if not (folder / CONFIG_NAME).is_file():
-        raise FileNotFoundError(f"{folder}: no {CONFIG_NAME} in it, so not a CLIP in open_clip's format")
+        raise FileNotFoundError(
+            f"{folder}: no {CONFIG_NAME} in it, so not a CLIP in open_clip's format; get it again"
+        )
     weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
     if not weights:
         raise FileNotFoundError(f"{folder}: no weights in this CLIP folder; put {WEIGHTS_NAME} there")

@@ -160,7 +160,7 @@ def load_gap(path: str | Path, device: str | torch.device = "cpu") -> Gap:
     tensors, settings = load_tensors(path)
     kind = settings.pop("kind", None)
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"{path}: unknown gap {kind!r}; choose from {', '.join(KINDS)}")
+        raise ValueError(f"{path}: unknown gap {kind!r:.40}, so not the file of a gap; get it again")
     values: dict[str, Any] = {**settings, **{name: tensor.to(device) for name, tensor in tensors.items()}}
     try:
         values["noise"] = Noise(**settings.get("noise", {}))

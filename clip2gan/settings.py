@@ -111,6 +111,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+    except RecursionError:
+        raise ValueError(f"{name!r:.80}: the value nests too deeply") from None
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stylegan2.faults import WriteError
 from stylegan2.files import atomic_path
 
 VIDEO_SUFFIXES = (".gif", ".mp4")
@@ -40,14 +41,42 @@ def write_video(path: Path, frames: Iterable[Image.Image], frames_per_second: in
     # H.264 wants even sides.
     width, height = (side * scale // 2 * 2 for side in first.size)
     with atomic_path(path) as temporary:
-        writer = _open_writer(temporary, (width, height), frames_per_second)
+        writer, count = _open_writer(temporary, (width, height), frames_per_second), 0
         writer.send(None)
         try:
             for frame in chain([first], frames):
                 resized = frame.resize((width, height), Image.Resampling.NEAREST)
-                writer.send(np.ascontiguousarray(resized))
+                _send(writer, np.ascontiguousarray(resized), path)
+                count += 1
         finally:
             writer.close()
+        _check_whole(temporary, count, path)
+
+
+def _send(writer: Generator[None, np.ndarray | None, None], frame: np.ndarray, path: Path) -> None:
+    """Give ffmpeg a frame. Raises OSError, with the file, where it has ended, as on a full disk."""
+    try:
+        writer.send(frame)
+    except OSError as error:
+        raise _video_error(path) from error
+
+
+def _check_whole(written: Path, count: int, path: Path) -> None:
+    """Raise OSError if a video has fewer frames than it was given: ffmpeg does not tell how it ended."""
+    from imageio_ffmpeg import count_frames_and_secs
+
+    try:
+        found, _ = count_frames_and_secs(str(written))
+    except (RuntimeError, OSError) as error:
+        raise _video_error(path) from error
+    if (found or 0) < count:
+        raise _video_error(path)
+
+
+def _video_error(path: Path) -> OSError:
+    return WriteError(
+        f"{path}: cannot be written (ffmpeg stopped too early); free some space, or write to another disk"
+    )
 
 
 def _open_writer(

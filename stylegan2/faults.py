@@ -28,6 +28,13 @@ REMEDIES = {
 _ONLY_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
+class WriteError(OSError):
+    """A file cannot be written. Its message names the file, the cause and a remedy."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # an OSError with a filename would put its own words together
+
+
 def explain(error: OSError) -> str:
     """The cause and a remedy: "No space left on device; free some space, or write to another disk"."""
     cause = error.strerror or str(error) or type(error).__name__
@@ -37,16 +44,16 @@ def explain(error: OSError) -> str:
     return f"{cause}; {REMEDIES.get(number, 'check the path and the disk')}"
 
 
-def write_error(path: str | Path, error: OSError) -> OSError:
-    """`error`, met while `path` was written, as one of the same class that names this file and a remedy.
+def write_error(path: str | Path, error: OSError) -> WriteError:
+    """`error`, met while `path` was written, as one that names this file and a remedy.
 
     >>> print(write_error("a.png", OSError(errno.ENOSPC, "No space left on device", "/tmp/x")))
     a.png: cannot be written (No space left on device); free some space, or write to another disk
     """
     cause = error.strerror or str(error)
     remedy = REMEDIES.get(error.errno or 0, "check the path and the disk")
-    told = type(error)(f"{path}: cannot be written ({cause}); {remedy}")
-    told.errno = error.errno
+    told = WriteError(f"{path}: cannot be written ({cause}); {remedy}")
+    told.errno, told.filename = error.errno, str(path)
     return told
 
 
@@ -67,6 +74,10 @@ def name_write_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except WriteError as error:
+        if error.errno is not None and _is_temporary(error.filename, path):  # of a file in a folder
+            raise write_error(path, OSError(error.errno, os.strerror(error.errno))) from error
+        raise
     except OSError as error:
         if error.errno is None or not error.strerror:  # it has its words already
             raise
@@ -82,9 +93,12 @@ def _is_about(path: Path, error: OSError) -> bool:
         if not isinstance(name, (str, bytes, os.PathLike)):
             continue
         found = Path(os.fsdecode(name))
-        is_temporary = any(
-            part.name.startswith(".") and part.parent == path.parent for part in (found, *found.parents)
-        )
-        if found == path or found in path.parents or is_temporary:
+        if found == path or found in path.parents or _is_temporary(found, path):
             return True
     return not names and error.errno == errno.EIO
+
+
+def _is_temporary(name: str | Path, path: Path) -> bool:
+    """Whether this is, or is in, a temporary file or folder beside `path`."""
+    found = Path(name)
+    return any(part.name.startswith(".") and part.parent == path.parent for part in (found, *found.parents))

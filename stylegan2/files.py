@@ -43,7 +43,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file; check the path, or get it again")
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get("config", "{}"))

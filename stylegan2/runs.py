@@ -228,7 +228,7 @@ def unpack(tensors: Mapping[str, Tensor], **parts: nn.Module | Optimizer) -> Non
                 part.load_state_dict(own)
             except RuntimeError as error:
                 raise ValueError(
-                    f"checkpoint does not fit {name}: {str(error).splitlines()[-1].strip()}"
+                    f"checkpoint does not fit {name}: {str(error).splitlines()[-1].strip():.200}"
                 ) from error
         else:
             state: dict[int, dict[str, Tensor]] = {}

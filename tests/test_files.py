@@ -47,7 +47,7 @@ def test_a_full_disk_is_told_with_the_file_and_changes_nothing(tmp_path):
         "save_tensors(sys.argv[1], {'a': torch.zeros(10_000)}, {})"
     )
     result = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
-    assert f"OSError: {path}: cannot be written (" in result.stderr
+    assert f"WriteError: {path}: cannot be written (File too large); raise the limit" in result.stderr
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -114,7 +114,9 @@ def read_config(folder: Path) -> BundleConfig:
     path = folder / CONFIG
     plain = _read_json(path)
     if not isinstance(plain, dict) or "format_version" not in plain:
-        raise ValueError(f"{path}: no 'format_version' in it, so this is not a clip2gan model")
+        raise ValueError(
+            f"{path}: no 'format_version' in it, so this is not a clip2gan model; get the model again"
+        )
     version = plain["format_version"]
     if version not in (*MIGRATIONS, FORMAT_VERSION) or isinstance(version, bool):
         raise ValueError(

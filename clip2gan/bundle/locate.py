@@ -31,7 +31,9 @@ def locate_bundle(model: str) -> Path:
     if (path / "bundle" / CONFIG).is_file():
         raise ValueError(f"{model} is a training's folder; its model is {path / 'bundle'}")
     if path.is_dir():
-        raise ValueError(f"{model}: no {CONFIG} in this folder, so it is not a clip2gan model")
+        raise ValueError(
+            f"{model}: no {CONFIG} in this folder, so it is not a clip2gan model; give another folder"
+        )
     if path.exists():
         raise ValueError(
             f"{model} is a file; a clip2gan model is a folder with a {CONFIG}. "

@@ -269,10 +269,7 @@ def _replaced_folder(path: Path) -> Iterator[Path]:
 
     with lock_file(path):
         sweep_file(path)
-        if path.exists() and not _holds_only_parts(path):
-            raise FileExistsError(
-                f"{path}: exists and holds other things than a model; choose another folder"
-            )
+        check_place(path)
         with atomic_folder(path) as folder:
             yield folder
 
@@ -290,6 +287,14 @@ def own_mapping(generator: "Generator") -> "dict[str, Mapper]":
 
     mapper = OwnMapping(generator)
     return {mapper.kind: mapper}
+
+
+def check_place(path: Path) -> None:
+    """Raise FileExistsError where something else than a bundle is in its place."""
+    if path.exists() and not _holds_only_parts(path):
+        raise FileExistsError(
+            f"{path}: exists and holds other things than a model; move them away, or choose another folder"
+        )
 
 
 def _holds_only_parts(path: Path) -> bool:

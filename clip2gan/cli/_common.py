@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from clip2gan.cli._errors import describe
 from clip2gan.defaults import MODEL, TRUNCATION
+from stylegan2.faults import explain
 from stylegan2.settings import LARGEST_SEED, check_seed
 
 if TYPE_CHECKING:
@@ -110,7 +112,8 @@ def blame(option: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
+        told = describe(error) if isinstance(error, OSError) else str(error)
+        raise click.BadParameter(told, param_hint=f"'{option}'") from error
 
 
 def resolve_device(name: str) -> "torch.device":
@@ -198,15 +201,16 @@ def check_outputs(paths: Sequence[Path], force: bool) -> None:
 def _check_writable(folder: Path) -> None:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if not existing.is_dir():
-        raise click.ClickException(
-            f"{existing} is a file, so {folder} cannot be a folder; give another --out"
-        )
+        told = f"{existing} is a file, so {folder} cannot be a folder"
+        if existing == folder:
+            told = f"{folder} is a file, not a folder"
+        raise click.ClickException(f"{told}; give another --out")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise click.ClickException(
-            f"cannot write to {existing}: {error.strerror}; give another --out"
+            f"cannot write to {existing}: {explain(error)}, or give another --out"
         ) from error
 
 

@@ -21,7 +21,7 @@ from clip2gan.training.start import resolution_of_state
 from stylegan2.files import fingerprint, load_tensors
 from stylegan2.processes import Processes
 from stylegan2.training.config import preset_at
-from stylegan2.training.gan import check_shares, train
+from stylegan2.training.gan import InitialStateError, check_shares, train
 
 ANEW = (
     "start another run from it: --init {checkpoint} --autoencoder-images 0 --mapping-steps 0 "
@@ -37,7 +37,7 @@ def train_plain(request: GanRequest, perceptual: str | None) -> None:
         sides = picture_sides(request.data)
     with blame("--init"):
         initial = load_tensors(init)[0] if init else None
-        own = own_resolution(sides) if initial is None else resolution_of_state(initial)
+        own = own_resolution(sides) if initial is None else resolution_of_state(initial, str(init))
     resolution = own if request.resolution is None else request.resolution
     with blame("--resolution"):
         base = preset_at(request.preset or preset_for(resolution), resolution)
@@ -65,7 +65,10 @@ def train_plain(request: GanRequest, perceptual: str | None) -> None:
         pictures = open_mixed(request.data, resolution)
     run = open_run(request.out, settings, processes)
     tell_if_finished(run, config.total_steps, ANEW, processes)
-    train(config, pictures, run, processes.device, perceptual=distance, initial=initial)
+    try:
+        train(config, pictures, run, processes.device, perceptual=distance, initial=initial)
+    except InitialStateError as error:
+        raise click.BadParameter(f"{init}: {error}", param_hint="'--init'") from error
     if processes.is_first:
         click.echo(f"wrote {run.path / 'generator.safetensors'}")
 

@@ -27,6 +27,7 @@ from clip2gan.cli._edit_options import (
 from clip2gan.cli._edits import EditRequest, edit_picture
 from clip2gan.cli._model import ModelOptions, model_options
 from clip2gan.cli._outputs import EditFiles
+from stylegan2.faults import WriteError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,6 +147,8 @@ def command(
                     progress=progress,
                 )
                 rows += edit_picture(session, photo, path, request, files, metadata, report)
+            except WriteError:  # of no picture alone
+                raise
             except (ValueError, OSError, click.ClickException) as error:
                 if len(paths) == 1:
                     raise ValueError(f"{path}: {error}") from error

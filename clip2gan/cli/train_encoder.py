@@ -51,7 +51,7 @@ def command(
     device: str,
 ) -> None:
     """Train an encoder from pictures to latents on the generator's own samples."""
-    from clip2gan.bundle import add_encoder, load_bundle, locate_bundle
+    from clip2gan.bundle import add_encoder, check_place, load_bundle, locate_bundle
 
     with blame("--model"):
         folder = locate_bundle(model)
@@ -90,6 +90,7 @@ def command(
     features = load_features(config.perceptual, bundle.clip)
     run = open_run(out, settings, processes)
     tell_if_finished(run, config.steps, "give more --steps and another --out", processes)
+    check_place(out / "bundle")
     train_encoder(config, bundle.generator, bundle.clip, pictures, run, features=features)
     if processes.is_first:
         add_encoder(folder, out / RESULT, out / "bundle", out.name or None)

@@ -276,7 +276,9 @@ def _open_zip(path: Path) -> Files:
         with zipfile.ZipFile(path) as archive:
             found = list(dict.fromkeys(info.filename for info in archive.infolist() if not info.is_dir()))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path}: neither a folder nor a readable zip of pictures ({error})") from error
+        raise ValueError(
+            f"{path}: neither a folder nor a readable zip of pictures ({error}); make it again"
+        ) from error
     names = [name for name in found if not is_hidden(name)]
     return ZipFiles(str(path), names, len(found) - len(names), path)
 

@@ -5,19 +5,25 @@ The zip holds the pictures as PNG of one size, dataset.json with that size and t
 the zip until the zip is whole, so that a stopped preparation goes on where it was.
 """
 
+import contextlib
 import io
 import json
 import logging
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image, ImageOps
@@ -72,6 +78,10 @@ class Prepared:
     skipped: Captions = field(default_factory=Captions)
 
 
+Chunk = tuple[str, Preparation, list[str], Path]
+"""The source, the settings, the names of its pictures, and the folder of the work."""
+
+
 def prepare(
     source: str | Path,
     target: Path,
@@ -120,8 +130,8 @@ def _prepare(
     work = _work_folder(target, files, settings, names)
     chunks = [(str(source), settings, names[i : i + CHUNK], work) for i in range(0, len(names), CHUNK)]
     if processes > 1 and len(chunks) > 1:
-        with multiprocessing.get_context("spawn").Pool(min(processes, len(chunks))) as pool:
-            done = list(progress(pool.imap(_convert, chunks), len(chunks)))
+        with _in_processes(chunks, processes) as results:
+            done = list(progress(results, len(chunks)))
     else:
         done = list(progress(map(_convert, chunks), len(chunks)))
 
@@ -139,6 +149,40 @@ def _prepare(
     shutil.rmtree(work)
     log.info("%s: %d bytes", target, stored)
     return Prepared(len(kept), sum(map(len, texts)), sum(not each for each in texts), captions)
+
+
+@contextlib.contextmanager
+def _in_processes(chunks: Sequence[Chunk], processes: int) -> Iterator[Iterator[dict[str, str]]]:
+    """The results of `_convert` from several processes, in order.
+
+    An interruption is for this process alone: the others would print where it met them. They end with it.
+    Raises OSError where one of them is killed, as the system does when memory runs out.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context)
+    try:
+        with _ignoring_interrupts():  # which the processes that begin now inherit
+            results = pool.map(_convert, chunks)
+        yield results
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process that converts pictures was killed, perhaps because memory ran out; give --processes 1 "
+            "and run the same command again to go on"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def to_square(picture: Image.Image, resolution: int, resize: Resize) -> Image.Image:
@@ -160,7 +204,7 @@ def _work_folder(target: Path, files: Files, settings: Preparation, names: list[
         "names": sha256("\n".join(names).encode()).hexdigest(),
     }
     plan_file = folder / "plan.json"
-    if not plan_file.is_file() or json.loads(plan_file.read_text(encoding="utf-8")) != plan:
+    if _read_json(plan_file) != plan:
         shutil.rmtree(folder, ignore_errors=True)
         with atomic_path(plan_file) as temporary:
             temporary.write_text(json.dumps(plan), encoding="utf-8")
@@ -172,13 +216,32 @@ def _chunk_file(work: Path, names: list[str]) -> Path:
     return work / f"{sha256(names[0].encode()).hexdigest()[:16]}.zip"
 
 
-def _convert(chunk: tuple[str, Preparation, list[str], Path]) -> dict[str, str]:
+def _read_json(path: Path) -> Any:
+    """What is in a file of the work that is done; None where it is damaged or not there."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _read_done(path: Path, failures: Path) -> dict[str, str] | None:
+    """Which pictures of a chunk failed; None where the chunk is not done, or its files are damaged."""
+    failed = _read_json(failures)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_whole = archive.testzip() is None
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error):
+        return None
+    return failed if is_whole and isinstance(failed, dict) else None
+
+
+def _convert(chunk: Chunk) -> dict[str, str]:
     """Write a chunk's pictures to a zip of their own, unless it is there; which failed, and why."""
     source, settings, names, work = chunk
     path = _chunk_file(work, names)
     failures = path.with_suffix(".json")
-    if path.is_file() and failures.is_file():
-        return json.loads(failures.read_text(encoding="utf-8"))
+    if (done := _read_done(path, failures)) is not None:
+        return done
     files = _opened(source)
     failed: dict[str, str] = {}
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:

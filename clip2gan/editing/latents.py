@@ -80,7 +80,7 @@ def read_other_latents(path: str | Path, num_ws: int, w_dim: int) -> Tensor:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file; check the path")
     try:
         ws = _read_npz(path) if path.suffix.lower() == ".npz" else _read_pt(path)
         check_finite({"the latents": ws})

@@ -141,7 +141,7 @@ def picture_files(folder: str | Path) -> list[Path]:
     found = [path for path in files if is_picture(path.name, lambda path=path: _head(path))]
     if not found:
         others = f"; it has {summarise_left_out(path.name for path in files)}" if files else ""
-        raise ValueError(f"{folder}: no pictures in this folder{others}")
+        raise ValueError(f"{folder}: no pictures in this folder{others}; give another folder")
     return found
 
 

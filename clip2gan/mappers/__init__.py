@@ -52,7 +52,7 @@ def load_mapper(path: str | Path, device: str | torch.device = "cpu") -> Mapper:
         with WithoutData():
             shape = new_mapper(str(kind), config)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its header does not describe a mapper ({error})") from error
+        raise ValueError(f"{path}: its header does not describe a mapper ({error}); get it again") from error
     check_weights(shape, tensors, str(path))  # before a large one is made
     mapper = new_mapper(str(kind), config)
     load_weights(mapper, tensors, str(path))

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from clip2gan.bundle import BundleInfo, write_bundle
+from clip2gan.bundle import BundleInfo, check_place, write_bundle
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.drawn import open_drawn
 from clip2gan.data.pictures import Pictures
@@ -80,6 +80,8 @@ def train_mapper(
         OSError: a network that a loss needs is not at hand.
     """
     processes = Processes(clip.device)
+    bundle = run.path / "bundle"
+    check_place(bundle)
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, clip.device))
     networks = networks or Networks.load(config, clip.device)
     cache = run.path / "cache"
@@ -111,7 +113,6 @@ def train_mapper(
     training = _Training(config, objective, validation, run)
     Trainer(training.task(), run, processes, config.seed, checkpoint_seconds).train()
 
-    bundle = run.path / "bundle"
     if processes.is_first:
         mapper = training.best()
         measured = calibrate(

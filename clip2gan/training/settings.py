@@ -85,7 +85,7 @@ class MapperTraining:
     samples: int = setting(
         16384,
         "Pairs of latent and embedding to draw first, for statistics, warm-up and gap.",
-        least=1,
+        least=2,
     )
     samples_from: str | None = setting(
         None,

@@ -112,11 +112,16 @@ def from_file(
     return Start(shape, generator, encoder, new_mapping)
 
 
-def resolution_of_state(tensors: Mapping[str, Tensor]) -> int:
-    """What the generator among a training's tensors makes. Raises ValueError where there is none."""
+def resolution_of_state(tensors: Mapping[str, Tensor], source: str) -> int:
+    """What the generator among a training's tensors makes; `source` is their file.
+
+    Raises ValueError where there is none.
+    """
     found = [int(match[1]) for name in tensors if (match := re.search(r"synthesis\.b(\d+)\.", name))]
     if not found:
-        raise ValueError("no state of a training: it has no synthesis network")
+        raise ValueError(
+            f"{source}: no state of a training (it has no synthesis network); give a checkpoint of train-gan"
+        )
     return max(found)
 
 
@@ -147,7 +152,9 @@ def _read_state(path: Path, tensors: dict[str, Tensor], header: dict) -> tuple[G
     try:
         shape = GeneratorConfig(**settings["generator"])
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its header does not describe a generator ({error})") from error
+        raise ValueError(
+            f"{path}: its header does not describe a generator ({error}); give a generator's file"
+        ) from error
     generator = _filled(Generator, shape, tensors, "generator/", path)
     encoder = None
     if any(name.startswith("encoder/") for name in tensors):

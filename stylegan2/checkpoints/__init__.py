@@ -110,7 +110,7 @@ def local_file(
     if path.is_dir() and (path / openvino.SYNTHESIS).is_file():
         path = path / openvino.SYNTHESIS
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file; check the path, or get it again")
     if sha256 is not None:
         verify_sum(path, check_sum(sha256), str(path))
     return path

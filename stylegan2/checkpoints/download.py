@@ -66,7 +66,7 @@ def fetch(
     name = name or "checkpoint"
     if (found := _cached(folder, key, expected)) is not None:
         return found
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_cache(folder)
     with file_lock(
         folder / f"{key}.lock", lambda: log.warning("another process fetches %s; waiting", address)
     ):
@@ -86,6 +86,17 @@ def fetch(
         path = part.replace(folder / f"{key}-{total}-{name}")
         _validator_file(part).unlink(missing_ok=True)
         return path
+
+
+def _make_cache(folder: Path) -> None:
+    """Make the cache's folder. Raises OSError, with a remedy, where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{folder}: the cache cannot be made ({error.strerror}); set XDG_CACHE_HOME to a folder that can "
+            "be written"
+        ) from error
 
 
 def _files_of(folder: Path, key: str) -> list[Path]:

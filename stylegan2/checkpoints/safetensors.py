@@ -28,9 +28,13 @@ def read(path: Path, network: Network) -> Checkpoint:
         raise CheckpointError(f"no StyleGAN2 generator in it (but {names:.120})")
     licence = header.pop("licence", None)
     if licence is not None and not isinstance(licence, str):
-        raise CheckpointError("its header does not describe a StyleGAN2 generator (licence is not a text)")
+        raise CheckpointError(
+            "its header does not describe a StyleGAN2 generator (licence is not a text); get it again"
+        )
     try:
         config = GeneratorConfig(**header)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"its header does not describe a StyleGAN2 generator ({error})") from error
+        raise CheckpointError(
+            f"its header does not describe a StyleGAN2 generator ({error}); get it again"
+        ) from error
     return Checkpoint("safetensors", config, tensors, licence)

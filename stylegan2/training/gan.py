@@ -85,8 +85,8 @@ def train(
     holds weights to start from, of a checkpoint or of `averaged_networks`; their mapping network is left out
     where the mapping phase fits one. `progress` wraps the range of steps left.
 
-    Raises ValueError when the pictures do not fit the generator, when the processes cannot share a batch, and
-    when values were not finite for many steps in a row.
+    Raises InitialStateError, and ValueError when the pictures do not fit the generator, when the processes
+    cannot share a batch, and when values were not finite for many steps in a row.
     """
     if config.perceptual_weight > 0 and perceptual is None:
         raise ValueError("perceptual_weight is above 0, but no perceptual distance is given")
@@ -117,15 +117,22 @@ def averaged_networks(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+class InitialStateError(ValueError):
+    """The state to start from is of networks of another shape."""
+
+
 def _start_from(initial: Mapping[str, Tensor], networks: Networks, fit_mapping: bool) -> None:
     initial = averaged_networks(initial) or initial
-    unpack(initial, encoder=networks.encoder)
-    if fit_mapping:
-        synthesis = "generator/synthesis."
-        initial = {name.replace(synthesis, "synthesis/"): tensor for name, tensor in initial.items()}
-        unpack(initial, synthesis=networks.generator.synthesis)
-    else:
-        unpack(initial, generator=networks.generator)
+    try:
+        unpack(initial, encoder=networks.encoder)
+        if fit_mapping:
+            synthesis = "generator/synthesis."
+            initial = {name.replace(synthesis, "synthesis/"): tensor for name, tensor in initial.items()}
+            unpack(initial, synthesis=networks.generator.synthesis)
+        else:
+            unpack(initial, generator=networks.generator)
+    except ValueError as error:
+        raise InitialStateError(f"{error}; give the checkpoint of a run of the same shape") from error
     networks.encoder_ema.load_state_dict(networks.encoder.state_dict())
     networks.generator_ema.load_state_dict(networks.generator.state_dict())
 
