@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,6 +25,7 @@ from clip2gan.images import (
     slug,
     write_png,
 )
+from stylegan2.training.preview import PREVIEW_SIDE, save_grid
 
 RED = (200, 40, 40)
 
@@ -222,6 +224,19 @@ def test_picture_files_are_sorted_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no pictures in this folder"):
         picture_files(tmp_path / "empty")
+
+
+def test_contact_sheets_of_large_pictures_are_reduced(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (60, 30), colour) for colour in ("red", "lime", "blue")]
+    sheet = contact_sheet(images, columns=2, gap=0, most=20)
+    assert sheet.size == (40, 20)
+    assert sheet.getpixel((39, 9)) == (0, 255, 0)
+    assert contact_sheet(images, columns=2, gap=0, most=100).size == (120, 60)
+
+    save_grid(torch.ones(2, 3, 2 * PREVIEW_SIDE, 2 * PREVIEW_SIDE), tmp_path / "grid.png", columns=2, gap=0)
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (2 * PREVIEW_SIDE, PREVIEW_SIDE)
+        assert grid.getpixel((7, 7)) == (255, 255, 255)
 
 
 def test_contact_sheet_places_pictures_row_by_row() -> None:

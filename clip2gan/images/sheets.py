@@ -28,10 +28,18 @@ class Sheet:
         self.image.paste(picture, (column * (width + self._gap), row * (height + self._gap)))
 
 
-def contact_sheet(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
-    """The pictures, all of one size, row by row on white with `gap` pixels between them."""
+def contact_sheet(
+    images: Sequence[Image.Image], columns: int, gap: int = 2, most: int | None = None
+) -> Image.Image:
+    """The pictures, all of one size, row by row on white with `gap` pixels between them.
+
+    `most` pixels along their longer sides; larger ones are reduced to it.
+    """
     columns = min(columns, len(images))
-    sheet = Sheet(-(-len(images) // columns), columns, images[0].size, gap)
+    width, height = images[0].size
+    scale = 1.0 if most is None else min(1.0, most / max(width, height))
+    cell = (max(1, round(width * scale)), max(1, round(height * scale)))
+    sheet = Sheet(-(-len(images) // columns), columns, cell, gap)
     for index, image in enumerate(images):
         sheet.paste(image, *divmod(index, columns))
     return sheet.image

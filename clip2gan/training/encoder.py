@@ -27,6 +27,7 @@ from stylegan2 import Generator
 from stylegan2.processes import Processes
 from stylegan2.runs import RunFolder, step_generator
 from stylegan2.training.engine import Phase, Step, Task, Terms, Trainer, Update, Updates
+from stylegan2.training.preview import PREVIEW_SIDE
 from stylegan2.training.schedule import rate_factor
 
 RAMP_STEPS = 100  # over which the learning rate rises
@@ -170,7 +171,7 @@ class _Training:
         ws = _broadcast(self.average(self._shown), self.generator)
         again = self.generator.synthesis(ws, noise_mode="const")
         images = [to_picture(image[None]) for image in torch.cat([self._shown, again])]
-        sheet = contact_sheet(images, len(self._shown))
+        sheet = contact_sheet(images, len(self._shown), most=PREVIEW_SIDE)
         write_png(self.run.samples / f"{done:08d}.png", sheet, {"rows": "pictures, and what comes back"})
         return {}
 

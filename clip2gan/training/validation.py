@@ -20,6 +20,7 @@ from clip2gan.mappers import Mapper
 from clip2gan.training.settings import SAMPLED, MapperTraining
 from stylegan2 import Generator
 from stylegan2.runs import step_generator
+from stylegan2.training.preview import PREVIEW_SIDE
 
 PREVIEW_PROMPTS, PREVIEW_SEEDS = 12, 4
 SCORE = "valid_cosine"  # the best mapper has most of it
@@ -113,7 +114,7 @@ class Validation:
             "text_top1": r_precision(seen, e_texts, own),
             "text_rank": _rank(seen @ e_texts.T, own),
         }
-        return contact_sheet(images, PREVIEW_SEEDS), figures
+        return contact_sheet(images, PREVIEW_SEEDS, most=PREVIEW_SIDE), figures
 
     def warn_if_deaf(self, text_rank: float) -> bool:
         """Warn when previews are hardly nearer to their own prompts than chance (two deviations) has it.

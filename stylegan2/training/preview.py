@@ -9,9 +9,16 @@ from torch.nn import functional as F
 
 from stylegan2.files import atomic_path
 
+PREVIEW_SIDE = 256  # pixels of a picture on a preview's sheet, at most
+
 
 def save_grid(images: Tensor, path: str | Path, columns: int, gap: int = 2) -> None:
-    """Write pictures [N, 3, H, W] in [-1, 1] as one PNG, row by row, `gap` white pixels apart."""
+    """Write pictures [N, 3, H, W] in [-1, 1] as one PNG, row by row, `gap` white pixels apart.
+
+    Those of more than PREVIEW_SIDE pixels a side are reduced to it.
+    """
+    if images.shape[-1] > PREVIEW_SIDE:
+        images = F.adaptive_avg_pool2d(images.detach().float(), PREVIEW_SIDE)
     count, _, height, width = images.shape
     rows = -(-count // columns)
     pixels = (images.detach().float().cpu() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -10,6 +10,8 @@ from torch import Tensor
 from clip2gan.domains.faces.vocabulary import Group, groups
 
 LABELLED = Path(__file__).with_name("labelled")
+TRAIN_LABELS = tuple(LABELLED / f"{name}.csv" for name in (*(f"train_{part}" for part in "abcdefg"), "rare"))
+JUDGE_LABELS = tuple(LABELLED / f"{name}.csv" for name in ("judge", "judge_b", "judge_rare"))
 NOT_TOLD = "?"
 
 Labels = dict[int, dict[str, str]]

@@ -1,7 +1,7 @@
 """Spread labels by eye to all samples: probes in W and a classifier of pictures, which correct each other.
 
-    python -m tools.faces.spread --samples data/faces --measured data/faces-measured --seeds 0-10239 \
-        --labels tools/faces/labelled/train_a.csv --labels tools/faces/labelled/train_b.csv --out runs/spread
+    python -m tools.faces.spread --samples data/faces --measured data/faces-measured --seeds 0-8959 \
+        --steps 0 --out runs/spread
 
 For each fold of the labels, by seed: probes learn from the other folds' labels and speak of every sample; a
 classifier of pictures learns from what they say, and from those labels; both together (the mean of their
@@ -29,7 +29,7 @@ from stylegan2.files import atomic_path, save_tensors
 from stylegan2.runs import RunFolder
 from tools.draw_samples import SeedRange
 from tools.faces.classifier import classify, train_classifier
-from tools.faces.labels import Labels, attributes_of, label_values, read_labels
+from tools.faces.labels import TRAIN_LABELS, Labels, attributes_of, label_values, read_labels
 from tools.faces.measure import measured_values, read_measured
 from tools.faces.probes import fit_probes, make_features
 
@@ -287,7 +287,13 @@ EXISTING = click.Path(exists=True, path_type=Path)
 @click.command(help=__doc__)
 @click.option("--samples", type=EXISTING, required=True, help="Folder of draw_samples.")
 @click.option("--measured", type=EXISTING, required=True, help="Folder of tools.faces.measure.")
-@click.option("--labels", type=EXISTING, multiple=True, required=True, help="CSV of labels; may be repeated.")
+@click.option(
+    "--labels",
+    type=EXISTING,
+    multiple=True,
+    default=TRAIN_LABELS,
+    help="CSV of labels; repeatable.  [default: those of labelled/ that are not the judge's]",
+)
 @click.option("--seeds", type=SeedRange(), required=True, help="Samples that are spoken of, such as 0-10239.")
 @click.option("--folds", type=click.IntRange(2), default=3, show_default=True, help="Folds of the labels.")
 @click.option(

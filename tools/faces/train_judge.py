@@ -1,6 +1,6 @@
 """Train the faces' judge on samples that nothing else sees, and measure it on labels by eye of others.
 
-    python -m tools.draw_samples --generator faces --seeds 10240-12287 --truncation 0.6:1.0 --out data/faces
+    python -m tools.draw_samples --generator faces --seeds 10240-12799 --truncation 0.6:1.0 --out data/faces
     python -m tools.faces.measure --samples data/faces --out data/faces-measured
     python -m tools.faces.train_judge --samples data/faces --measured data/faces-measured --out runs/judge
 
@@ -21,12 +21,11 @@ from clip2gan.domains.faces.vocabulary import groups
 from stylegan2.files import atomic_path
 from stylegan2.runs import RunFolder
 from tools.faces.classifier import classify, train_classifier
-from tools.faces.labels import LABELLED, read_labels
+from tools.faces.labels import JUDGE_LABELS, read_labels
 from tools.faces.probes import fit_probes
 from tools.faces.samples import FIRST_JUDGE_SEED
 from tools.faces.spread import Known, compare, gather, make_targets
 
-LABELS = tuple(LABELLED / f"{name}.csv" for name in ("judge", "judge_b", "judge_rare"))
 LAST_SEED = 1 << 40
 TEST_EVERY = 3
 
@@ -82,7 +81,9 @@ EXISTING = click.Path(exists=True, path_type=Path)
 @click.command(help=__doc__)
 @click.option("--samples", type=EXISTING, required=True, help="Folder of draw_samples.")
 @click.option("--measured", type=EXISTING, required=True, help="Folder of tools.faces.measure.")
-@click.option("--labels", type=EXISTING, multiple=True, default=LABELS, help="CSV of labels; repeatable.")
+@click.option(
+    "--labels", type=EXISTING, multiple=True, default=JUDGE_LABELS, help="CSV of labels; repeatable."
+)
 @click.option("--steps", type=click.IntRange(1), default=800, show_default=True, help="Training steps.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run folder.")
 @click.option(
