@@ -25,7 +25,7 @@ from clip2gan.clip_files import (
     read_clip_file,
     read_shapes,
 )
-from clip2gan.messages import one_line
+from clip2gan.messages import is_out_of_memory, one_line
 from stylegan2.files import check_weights
 
 LOCAL_DIR = "local-dir:"
@@ -253,6 +253,8 @@ def _one_line_errors(spec: str, fetched: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # open_clip, the Hub's client and the file formats raise many kinds
+        if is_out_of_memory(error):
+            raise
         if fetched:
             remedy = (
                 "check name and network, or give downloaded weights: local-dir:FOLDER with their config, "

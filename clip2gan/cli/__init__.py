@@ -66,6 +66,11 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:  # click itself would print an empty line first
             raise click.Abort from error
+        except OSError as error:
+            if not is_of_output(error):
+                raise
+            drop_output()
+            raise click.ClickException(describe(error)) from error  # click itself would end without a word
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -124,8 +129,6 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt) as error:
         _fail(error, argv, describe(error, command_name(argv)), INTERRUPTED)
     except Exception as error:
-        if isinstance(error, OSError) and is_of_output(error):
-            drop_output()
         _fail(error, argv, describe(error, command_name(argv)), 1)
 
 

@@ -9,18 +9,11 @@ from collections.abc import Sequence
 
 import click
 
-from clip2gan.messages import one_line
+from clip2gan.messages import is_out_of_memory, one_line
 from stylegan2.faults import explain
 
 INTERRUPTED = 130  # the exit code of what Ctrl-C ended, by convention
 GOES_ON = ("prepare", "train-mapper", "train-gan", "train-encoder")  # when the same command is run again
-_NO_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "bad_alloc",
-    "bad allocation",
-)
 _LESS_MEMORY = {
     "train-mapper": "give a smaller --batch, or the same in parts: --accumulate 2",
     "train-encoder": "give a smaller --batch",
@@ -53,13 +46,6 @@ def describe(error: BaseException, command: str | None = None) -> str:
     if "InvalidCxxCompiler" in str(error):
         return "--compile needs a C++ compiler and finds none; install g++, or leave it out"
     return f"{type(error).__name__}: {one_line(error)} (--traceback shows where)"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused, by Python, by PyTorch on whatever device, or by the system."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _NO_MEMORY)
 
 
 def _out_of_memory(error: BaseException, command: str | None) -> str:
