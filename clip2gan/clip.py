@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip2gan.clip_loading import CONFIG_NAME, HF_HUB, LOCAL_DIR, WEIGHTS_NAME, clip_source, load_clip
-from stylegan2.files import atomic_path, check_finite, save_tensors
+from stylegan2.atomic import atomic_path, sweep_folder
+from stylegan2.files import check_finite, save_tensors
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -274,6 +275,7 @@ def save_local_dir(
         dtype: of the floating-point weights in the file.
     """
     path = Path(path)
+    sweep_folder(path)
     config = {"model_cfg": model_config, "preprocess_cfg": preprocess_config}
     weights = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor

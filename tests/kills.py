@@ -351,7 +351,8 @@ def run_trials(
     make_small()
     write_material(folder / "material")
     with quiet_home(folder):
-        make_gan(folder)
+        if any("material/gan" in word for command in commands for word in command.words):
+            make_gan(folder)
         tallies = {}
         for command in commands:
             place = folder / command.name.replace(" ", "-")

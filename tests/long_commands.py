@@ -14,7 +14,7 @@ from PIL import Image
 
 from clip2gan import cli
 from clip2gan.clip import ClipEncoder
-from clip2gan.data import prepare, samples
+from clip2gan.data import drawn, prepare, samples
 from clip2gan.editing.encoder import save_encoder
 from clip2gan.training import mapper, validation
 from clip2gan.training.encoder import EncoderTraining, untrained_encoder
@@ -181,7 +181,7 @@ COMMANDS = [
 def make_small() -> None:
     """Have parts of the work, and the time between checkpoints, as small as the tiny models."""
     torch.set_num_threads(1)
-    prepare.CHUNK = samples.SHARD = draw_samples.SHARD = 4
+    prepare.CHUNK = samples.SHARD = drawn.SHARD = 4
     mapper.PREVIEWS, validation.PREVIEW_PROMPTS = 4, 2
     mapper.CALIBRATION_SHARE = 0.0  # what is calibrated follows the time that it takes
     train_clip.VOCABULARY_SAMPLE = 200

@@ -19,6 +19,7 @@ from clip2gan.data.drawn import Drawer, split_shards
 from clip2gan.generators import locate_generator
 from clip2gan.sampling import LARGEST_SEED
 from stylegan2 import load_generator
+from stylegan2.atomic import sweep_folder
 from stylegan2.files import fingerprint
 from stylegan2.generator import set_precision
 from stylegan2.runs import claim_folder
@@ -90,6 +91,7 @@ def main(
             "device": torch.device(device).type,
         }
         claim_folder(out, settings, "a folder of samples")
+        sweep_folder(out, deep=True)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     drawer = Drawer(generator, out, size, truncation)

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stylegan2.atomic import atomic_path, sweep_file
 from stylegan2.checkpoints.download import cache_folder
-from stylegan2.files import atomic_path, fingerprint
+from stylegan2.files import fingerprint
 
 SETTLED = 3.0  # seconds since a file's last change, before which its sum is not remembered
 MOST_ENTRIES = 1000  # of each kind; the oldest are forgotten
@@ -63,6 +64,7 @@ class Sums:
             return
         files = dict(list(self._files.items())[-MOST_ENTRIES:])
         content = {"files": files, "facts": list(self._facts)[-MOST_ENTRIES:]}
+        sweep_file(self._path)
         with contextlib.suppress(OSError), atomic_path(self._path) as temporary:
             temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
         self._changed = False

@@ -19,8 +19,8 @@ from torch import Tensor
 from clip2gan.editing.inversion import psnr
 from clip2gan.editing.notices import OtherKind, PoorInversion
 from clip2gan.losses import feature_distance
+from stylegan2.atomic import atomic_path, sweep_file
 from stylegan2.checkpoints.download import cache_folder
-from stylegan2.files import atomic_path
 
 if TYPE_CHECKING:
     from clip2gan.model import Model
@@ -107,5 +107,6 @@ def measure_usual(model: "Model", num: int = SAMPLES) -> Usual:
 
 
 def _write(path: Path, usual: Usual) -> None:
+    sweep_file(path)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(asdict(usual)) + "\n", encoding="utf-8")

@@ -87,10 +87,7 @@ def train_conditional(
     if max_memory is not None and config.steps > 0:
         training.fit_memory(max_memory, run.path / "memory.json")
     Trainer(training.task(), run, training.processes, config.seed, checkpoint_seconds).train(progress)
-    bundle = run.path / "bundle"
-    if training.processes.is_first and not bundle.is_dir():
-        training.write_bundle(config.total_steps)
-    return bundle
+    return run.path / "bundle"
 
 
 @dataclass

@@ -110,7 +110,8 @@ class Task:
         phases: one after the other.
         preview: writes pictures of what step (so many are done) has brought, and returns figures for the log.
         preview_every: steps between previews; each phase ends with one too.
-        saved: is called after a checkpoint, with the number of steps done.
+        saved: is called after a checkpoint, with the number of steps done; again where a finished training
+            is begun again.
         state: what else a checkpoint holds: JSON values.
     """
 
@@ -159,6 +160,8 @@ class Trainer:
         """
         task, total = self.task, self.task.steps
         first = self._resume()
+        if first == total and self.processes.is_first:
+            task.saved(total)  # a kill may have come between the last checkpoint and what follows from it
         saved = time.monotonic()
         for number in (progress or self._bar)(range(first, total)):
             phase, start = self._phase_of(number)
