@@ -611,6 +611,24 @@ def test_out_of_memory_says_what_to_make_smaller(error: Exception, what: str) ->
         assert remedy in message
 
 
+def test_memory_that_a_picture_is_refused_is_no_damage_of_it(
+    run: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a training would go on with other pictures than it has."""
+    load = Image.Image.load
+
+    def refuse(self: Image.Image) -> object:
+        if self.size == (32, 32) and self.format == "PNG":
+            raise MemoryError
+        return load(self)
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", refuse)
+    for words in (PREPARE, (*TRAIN_GAN, "fresh")):
+        code, _, err = run(*words)
+        assert code == 1
+        assert err.splitlines()[-1].startswith("Error: out of memory; give ")
+
+
 @pytest.mark.slow
 def test_memory_that_is_really_refused(place: Path) -> None:
     script = (

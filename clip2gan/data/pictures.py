@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from clip2gan.data.files import Files, open_files
 from clip2gan.images import decode
 from clip2gan.images.formats import summarise_left_out, why_not_picture
+from clip2gan.messages import is_out_of_memory
 from stylegan2.files import atomic_path
 from stylegan2.progress import progress_bar
 
@@ -65,6 +66,8 @@ class Pictures:
                     notes[name] = note
                 return files.signature(name), None
             except Exception as error:  # decoders raise almost anything on a broken file
+                if is_out_of_memory(error):  # which says nothing of the file
+                    raise
                 return "", why_unreadable(error)
 
         with ThreadPoolExecutor(WORKERS) as pool:
@@ -169,6 +172,8 @@ class PictureDataset(Dataset[_Item]):
             try:
                 return self.read(name)[0], failed
             except Exception as error:  # decoders raise almost anything on a broken file
+                if is_out_of_memory(error):
+                    raise
                 failed[name] = why_unreadable(error)
                 self.failed.add(name)
         raise ValueError(f"{self.files.source}: no readable picture is left")

@@ -37,6 +37,7 @@ from clip2gan.data.pictures import fit_square, open_pictures, what_else, why_unr
 from clip2gan.data.samples import embed_pictures, embed_texts
 from clip2gan.images import decode
 from clip2gan.images.formats import HEIC_REMEDY, HEIC_SUFFIXES, suffix_of
+from clip2gan.messages import is_out_of_memory
 from stylegan2.atomic import atomic_path, sweep_file, sweep_folder
 from stylegan2.locks import lock_file
 
@@ -249,6 +250,8 @@ def _convert(chunk: Chunk) -> dict[str, str]:
             try:
                 picture = to_square(decode(files.read(name)), settings.resolution, settings.resize)
             except Exception as error:  # decoders raise almost anything on a broken file
+                if is_out_of_memory(error):  # which says nothing of the file
+                    raise
                 failed[name] = why_unreadable(error)
                 continue
             png = io.BytesIO()
