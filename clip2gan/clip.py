@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from clip2gan.clip_loading import CONFIG_NAME, HF_HUB, LOCAL_DIR, WEIGHTS_NAME, clip_source, load_clip
 from stylegan2.atomic import atomic_path, sweep_folder
 from stylegan2.files import check_finite, save_tensors
+from stylegan2.locks import lock_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -275,15 +276,16 @@ def save_local_dir(
         dtype: of the floating-point weights in the file.
     """
     path = Path(path)
-    sweep_folder(path)
     config = {"model_cfg": model_config, "preprocess_cfg": preprocess_config}
     weights = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    save_tensors(path / WEIGHTS_NAME, weights, config)
-    with atomic_path(path / CONFIG_NAME) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with lock_folder(path):
+        sweep_folder(path)
+        save_tensors(path / WEIGHTS_NAME, weights, config)
+        with atomic_path(path / CONFIG_NAME) as temporary:
+            temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _tower_facts(modules: Iterable[nn.Module]) -> dict[str, Any]:

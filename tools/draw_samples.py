@@ -22,6 +22,7 @@ from stylegan2 import load_generator
 from stylegan2.atomic import sweep_folder
 from stylegan2.files import fingerprint
 from stylegan2.generator import set_precision
+from stylegan2.locks import lock_folder
 from stylegan2.runs import claim_folder
 
 
@@ -90,6 +91,7 @@ def main(
             "precision": precision,
             "device": torch.device(device).type,
         }
+        click.get_current_context().with_resource(lock_folder(out))
         claim_folder(out, settings, "a folder of samples")
         sweep_folder(out, deep=True)
     except (ValueError, OSError) as error:

@@ -60,11 +60,11 @@ class Sums:
 
     def save(self) -> None:
         """Write what is new."""
+        sweep_file(self._path)
         if not self._changed:
             return
         files = dict(list(self._files.items())[-MOST_ENTRIES:])
         content = {"files": files, "facts": list(self._facts)[-MOST_ENTRIES:]}
-        sweep_file(self._path)
         with contextlib.suppress(OSError), atomic_path(self._path) as temporary:
             temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
         self._changed = False

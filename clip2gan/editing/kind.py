@@ -73,6 +73,7 @@ def find_usual(model: "Model") -> Usual:
     """What `measure_usual` says of a model, from the user's cache where it is there."""
     name = f"{model.bundle.fingerprint[:32]}-{model.mapper_kind}.json"
     path = cache_folder().with_name("clip2gan") / "usual" / name
+    sweep_file(path)
     with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or damaged: measured again
         usual = Usual(**json.loads(path.read_text(encoding="utf-8")))
         if math.isfinite(usual.distance):
@@ -107,6 +108,5 @@ def measure_usual(model: "Model", num: int = SAMPLES) -> Usual:
 
 
 def _write(path: Path, usual: Usual) -> None:
-    sweep_file(path)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(asdict(usual)) + "\n", encoding="utf-8")

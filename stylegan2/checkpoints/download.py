@@ -152,8 +152,9 @@ def _transfer(address: str, part: Path, progress: Progress) -> None:
             total = start + int(length) if length.isdecimal() else None
             if total is not None and total > MAX_BYTES:
                 raise CheckpointError(f"{address}: {total:,} bytes; no checkpoint is so large")
-            validator_file.write_text(_validator(response.headers))
             with part.open("ab" if resumed else "wb") as file:
+                # Only now: beside the bytes of another file it would have them continued.
+                validator_file.write_text(_validator(response.headers))
                 chunks = -(-(total - start) // CHUNK) if total is not None else None
                 size = start
                 for chunk in progress(_chunks(response, address, first=not resumed), chunks):

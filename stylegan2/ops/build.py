@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from stylegan2.files import atomic_path
+from stylegan2.atomic import atomic_path, sweep_file
 from stylegan2.ops.kernels import Kernels
 
 SOURCES = Path(__file__).parent / "csrc"
@@ -128,6 +128,7 @@ def _compile_once(compiler: Compiler, arch: str, library: Path, failure: Path, l
         return
     try:
         _tell(f"compiling the CUDA ops for sm_{arch}, once, in about 10 s")
+        sweep_file(library)  # what a build that was killed has left
         compile_library(compiler, [arch], library)
     except BuildError as error:
         failure.write_text(str(error))

@@ -25,7 +25,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clip2gan.data.drawn import open_sample, shard_paths
+from stylegan2.atomic import sweep_folder
 from stylegan2.files import load_tensors, save_tensors
+from stylegan2.locks import lock_folder
 
 SIZE = 256  # pixels at which faces are looked at
 FACE = (78, 206, 206, 50)  # top, right, bottom, left: where FFHQ's alignment has the face, in 256 px
@@ -131,8 +133,10 @@ def _between(x: Tensor, low: float, high: float) -> Tensor:
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the measures.")
 def main(*, samples: Path, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     try:
+        click.get_current_context().with_resource(lock_folder(out))
+        out.mkdir(parents=True, exist_ok=True)
+        sweep_folder(out)
         paths = shard_paths(samples, range(1 << 40))
         networks = None
         for path in tqdm(paths, unit="shard", disable=None):

@@ -25,7 +25,9 @@ from torch import Tensor
 from clip2gan.data.drawn import DrawnSamples, read_drawn
 from clip2gan.domains.faces.judge import RESOLUTION, Judge
 from clip2gan.domains.faces.vocabulary import groups
-from stylegan2.files import atomic_path, save_tensors
+from stylegan2.atomic import atomic_path, sweep_folder
+from stylegan2.files import save_tensors
+from stylegan2.locks import lock_folder
 from stylegan2.runs import RunFolder
 from tools.draw_samples import SeedRange
 from tools.faces.classifier import classify, train_classifier
@@ -323,6 +325,8 @@ def main(
     out: Path,
 ) -> None:
     try:
+        click.get_current_context().with_resource(lock_folder(out))
+        sweep_folder(out)
         known = gather(samples, measured, seeds, read_labels(labels))
         held_out, said = spread_by_folds(known, out, folds, steps)
     except (ValueError, OSError) as error:
