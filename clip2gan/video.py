@@ -1,5 +1,6 @@
 """Videos (MP4, GIF) written frame by frame; needs the extra `video`."""
 
+import os
 from collections.abc import Generator, Iterable
 from itertools import chain
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clip2gan.images.xmp import GENERATED, make_packet
 from stylegan2.faults import WriteError
 from stylegan2.files import atomic_path
 
 VIDEO_SUFFIXES = (".gif", ".mp4")
+XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # the UUID of an MP4's XMP
 LEAST_FRAME = 256  # pixels of the longer side
 # A palette of its own for each frame; one for all would need all of them first.
 _GIF_FILTER = "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1"
@@ -26,11 +29,18 @@ def check_video(path: Path) -> None:
         raise ValueError("videos need imageio: pip install 'clip2gan[video]'") from error
 
 
-def write_video(path: Path, frames: Iterable[Image.Image], frames_per_second: int) -> None:
+def write_video(
+    path: Path,
+    frames: Iterable[Image.Image],
+    frames_per_second: int,
+    *,
+    source_type: str = GENERATED,
+) -> None:
     """Write RGB frames of one size as MP4 (H.264) or as a GIF that repeats, by the suffix of `path`.
 
-    Small frames are enlarged. One frame at a time is in memory; the file appears whole or not at all. Raises
-    ValueError as `check_video` does, and where there are no frames.
+    Its XMP gives the `source_type` (see `images.xmp`). Small frames are enlarged. One frame at a time is in
+    memory; the file appears whole or not at all. Raises ValueError as `check_video` does, and where there are
+    no frames.
     """
     check_video(path)
     frames = iter(frames)
@@ -51,6 +61,20 @@ def write_video(path: Path, frames: Iterable[Image.Image], frames_per_second: in
         finally:
             writer.close()
         _check_whole(temporary, count, path)
+        _add_packet(temporary, make_packet(source_type))
+
+
+def _add_packet(path: Path, packet: bytes) -> None:
+    """Put an XMP packet where its specification (part 3) has it: a box of its own, or an extension block."""
+    with path.open("r+b") as file:
+        if path.suffix.lower() == ".gif":
+            file.seek(-1, os.SEEK_END)  # the trailer, which is written again
+            # The packet is no chain of blocks; a reader of blocks that falls into it lands on the zeros.
+            landing = bytes([1, *range(255, -1, -1), 0])
+            file.write(b"\x21\xff\x0bXMP DataXMP" + packet + landing + b";")
+        else:
+            file.seek(0, os.SEEK_END)
+            file.write((24 + len(packet)).to_bytes(4, "big") + b"uuid" + XMP_BOX + packet)
 
 
 def _send(writer: Generator[None, np.ndarray | None, None], frame: np.ndarray, path: Path) -> None:

@@ -152,6 +152,7 @@ def _write(
     """Write a picture and its sheet, with what made them."""
     from clip2gan.editing.output import edit_sheet, figure_lines
     from clip2gan.images import write_png
+    from clip2gan.images.xmp import COMPOSITE, make_packet
 
     metadata |= {"figures": figures}
     sources = {edit.face.source for edit in result.edits}
@@ -163,11 +164,25 @@ def _write(
         metadata["attributes"] = figures[0]["strengths"]
     place = files.picture(path, number)
     picture, profile = result.sheet()
-    write_png(place, picture, metadata, profile)
+    write_png(place, picture, metadata, profile, xmp=_packet(result, picture, path))
     lines = [line for each in figures for line in figure_lines(each)]
     report.tell(lines)
     report.wrote(place, image=path.name, attributes=metadata["attributes"], figures=figures)
     if files.has_sheets:
         place = files.sheet(path, number)
-        write_png(place, edit_sheet(result.before, result.images[0], lines), metadata)
+        sheet = edit_sheet(result.before, result.images[0], lines)
+        write_png(place, sheet, metadata, xmp=make_packet(COMPOSITE))
         report.wrote(place, image=path.name)
+
+
+def _packet(result: EditResult, picture: "Image.Image", path: Path) -> bytes | None:
+    """The XMP packet of a result: a photo's own is kept."""
+    from clip2gan.images.xmp import COMPOSITE, make_packet
+
+    if result.photo is None:
+        return make_packet()
+    try:
+        return result.photo.packet(picture)
+    except ValueError as error:
+        warn(f"{path.name}: it has {error}, which is left out")
+        return make_packet(COMPOSITE)

@@ -42,6 +42,7 @@ from clip2gan.editing.output import (
 )
 from clip2gan.editing.strength import Strength, wants_of
 from clip2gan.images import to_picture, to_srgb
+from clip2gan.images.xmp import COMPOSITE, GENERATED
 from clip2gan.video import write_video
 
 if TYPE_CHECKING:
@@ -424,7 +425,8 @@ class EditSession:
     ) -> None:
         """Write `frames`, there and back, as GIF or MP4 (by the name; needs the extra `video`)."""
         frames = there_and_back(self.frames(edits, paste_back=paste_back))
-        write_video(Path(path), frames, FRAMES_PER_SECOND)
+        source_type = COMPOSITE if paste_back else GENERATED
+        write_video(Path(path), frames, FRAMES_PER_SECOND, source_type=source_type)
 
     def _chosen(self, edits: Sequence[Edit] | None) -> Sequence[Edit]:
         chosen = [face.edited for face in self.faces if face.edited] if edits is None else edits

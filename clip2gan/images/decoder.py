@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clip2gan.images import colour, png
 from clip2gan.images.formats import HEAD, describe_not_picture, format_of, picture_formats
+from clip2gan.images.xmp import COMPOSITE, change_packet, make_packet
 
 MAX_PIXELS = 100_000_000  # 10,000 x 10,000: some 0.8 GB while it is decoded
 MAX_SIDE = 65_535
@@ -48,11 +49,13 @@ class Photo:
         picture: upright RGB, in sRGB.
         own: the same in the numbers of the file's colour profile; `picture` itself where it is sRGB.
         profile: that profile (ICC); None for sRGB.
+        xmp: the file's XMP packet, such as its author and rights.
     """
 
     picture: Image.Image
     own: Image.Image
     profile: bytes | None = None
+    xmp: bytes | None = None
 
     def restore(self, edited: Image.Image) -> Image.Image:
         """An edited `picture`, of the same size, in the numbers of the photo's own profile.
@@ -72,6 +75,15 @@ class Photo:
             pixels = (own + after - before).clip(0, 255).astype(np.uint8)
             restored.paste(Image.fromarray(pixels), box[:2])
         return restored
+
+    def packet(self, restored: Image.Image) -> bytes | None:
+        """The XMP packet for what `restore` gave: the photo's own, which says so where a part was generated.
+
+        None for an unchanged photo that has none. Raises ValueError where the photo's packet is damaged.
+        """
+        if np.array_equal(np.asarray(restored), np.asarray(self.own)):
+            return None if self.xmp is None else change_packet(self.xmp, None)
+        return make_packet(COMPOSITE) if self.xmp is None else change_packet(self.xmp, COMPOSITE)
 
 
 def decode(source: Path | bytes, warn: Warn = log.warning) -> Image.Image:
@@ -223,7 +235,7 @@ def _render(image: Image.Image, profile: bytes | None, warn: Warn, own: bool, ow
     One that is `owned` is closed as soon as it can be, which frees its pixels.
     """
     turn = _TURNS.get(_orientation(image))
-    given = image
+    given, xmp = image, _xmp(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _scaled_grey(image)
     elif image.mode in ("La", "RGBa"):
@@ -247,7 +259,13 @@ def _render(image: Image.Image, profile: bytes | None, warn: Warn, own: bool, ow
     if turn is not None:
         picture = picture.transpose(turn)
         mine = mine.transpose(turn) if mine else None
-    return Photo(picture, mine or picture, used)
+    return Photo(picture, mine or picture, used, xmp)
+
+
+def _xmp(image: Image.Image) -> bytes | None:
+    """The XMP packet of an opened image."""
+    found = image.info.get("xmp")
+    return found if isinstance(found, bytes) and found.strip(b"\0 ") else None
 
 
 def _can_return(profile: bytes, warn: Warn) -> bool:

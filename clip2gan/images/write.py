@@ -10,18 +10,26 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from clip2gan.images import png
+from clip2gan.images.xmp import PNG_KEYWORD, make_packet
 
+GENERATED_PACKET = make_packet()
 METADATA_KEY = "clip2gan"
 COMPRESSION = 2  # zlib's level: a third of the time of its default, for files a tenth larger
 RELATIVE_COLORIMETRIC = 1  # the rendering intent in PNG's sRGB chunk
 
 
 def write_png(
-    path: str | Path, image: Image.Image, metadata: Mapping[str, Any], profile: bytes | None = None
+    path: str | Path,
+    image: Image.Image,
+    metadata: Mapping[str, Any],
+    profile: bytes | None = None,
+    *,
+    xmp: bytes | None = GENERATED_PACKET,
 ) -> None:
     """Write `image` as PNG with `metadata` as JSON in its text field "clip2gan".
 
-    Its numbers are sRGB, and the file says so, or those of the colour profile (ICC) that is given.
+    Its numbers are sRGB, and the file says so, or those of the colour profile (ICC) that is given. Its XMP
+    says that it was generated, unless another packet (see `images.xmp`) or None is given.
 
     The folder is made if need be; the file appears whole or not at all. The same picture and metadata give
     the same bytes.
@@ -30,6 +38,8 @@ def write_png(
 
     text = PngInfo()
     text.add_text(METADATA_KEY, json.dumps(metadata))
+    if xmp is not None:
+        text.add_itxt(PNG_KEYWORD, xmp.decode())
     if profile is None:
         text.add(b"sRGB", bytes([RELATIVE_COLORIMETRIC]))
     with atomic_path(path) as temporary:

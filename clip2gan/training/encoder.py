@@ -20,6 +20,7 @@ from clip2gan.data.samples import to_floats
 from clip2gan.devices import resolve_precision
 from clip2gan.editing.encoder import LatentEncoder, encoder_for, save_encoder
 from clip2gan.images import contact_sheet, to_picture, write_png
+from clip2gan.images.xmp import COMPOSITE, make_packet
 from clip2gan.losses import pixel_l1
 from clip2gan.perceptual import Features, compare, load_features
 from clip2gan.training.settings import SAMPLED, EncoderTraining, EncoderWeights
@@ -172,7 +173,8 @@ class _Training:
         again = self.generator.synthesis(ws, noise_mode="const")
         images = [to_picture(image[None]) for image in torch.cat([self._shown, again])]
         sheet = contact_sheet(images, len(self._shown), most=PREVIEW_SIDE)
-        write_png(self.run.samples / f"{done:08d}.png", sheet, {"rows": "pictures, and what comes back"})
+        path = self.run.samples / f"{done:08d}.png"
+        write_png(path, sheet, {"rows": "pictures, and what comes back"}, xmp=make_packet(COMPOSITE))
         return {}
 
 
