@@ -140,8 +140,7 @@ def save(image: Image.Image, path: Path, packet: bytes) -> None:
     elif path.suffix == ".tif":
         image.save(path, tiffinfo={700: packet})
     else:
-        options = {"lossless": True} if path.suffix == ".webp" else {}
-        image.save(path, xmp=packet, **options)
+        image.save(path, xmp=packet)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])

@@ -32,6 +32,7 @@ from stylegan2.faults import WriteError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from clip2gan.domain import InversionConfig
     from clip2gan.images import Photo
     from clip2gan.model import Model
 
@@ -119,10 +120,7 @@ def command(
         framing.paste_back,
     )
     settings = {
-        "source": start.source,
-        "steps": inversion.steps if start.source == "invert" else None,
-        "perceptual": inversion.features if start.source == "invert" else None,
-        **_settings(change, start, framing),
+        **_settings(change, start, framing, inversion),
         "neutral": change.neutral or editor.domain.neutral,
         "strength": factors or strength,
         "seed": seed,
@@ -160,9 +158,15 @@ def command(
     report.close()
 
 
-def _settings(change: ChangeOptions, start: StartOptions, framing: FaceOptions) -> dict[str, Any]:
-    """What is kept of the options as they were given."""
+def _settings(
+    change: ChangeOptions, start: StartOptions, framing: FaceOptions, inversion: "InversionConfig"
+) -> dict[str, Any]:
+    """What is kept of the options."""
+    inverts = start.source == "invert"
     return {
+        "source": start.source,
+        "steps": inversion.steps if inverts else None,
+        "perceptual": inversion.features if inverts else None,
         "latents": _name(start.latents),
         "index": start.index,
         "direction": change.direction,
