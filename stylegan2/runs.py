@@ -94,8 +94,7 @@ class RunFolder:
                 "begin another run with a lower learning rate"
             )
         save_tensors(self.checkpoint(step), tensors, {"step": step, "run": self._digest, **extra})
-        for old in self._checkpoints()[:-CHECKPOINTS_KEPT]:
-            old.unlink()
+        self._drop_older(step)
 
     def latest(self, drop_later: bool = True) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """The newest readable checkpoint as (step, tensors, extra), or None; later log lines are dropped.
@@ -115,7 +114,14 @@ class RunFolder:
             for message in damaged:
                 logger.warning("%s (the training goes on from step %d)", message, max(step, 0))
             self._truncate_log(step)
+            self._drop_older(step)  # which a kill left, after the newest was written
         return found
+
+    def _drop_older(self, step: int) -> None:
+        """Remove the checkpoints up to `step` but the newest two; later ones were passed over as damaged."""
+        last = self.checkpoint(step)
+        for old in [path for path in self._checkpoints() if path <= last][:-CHECKPOINTS_KEPT]:
+            old.unlink()
 
     def _read_checkpoint(self, path: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
         """A checkpoint's step, tensors and what was saved besides. Raises ValueError if it is not usable."""

@@ -423,10 +423,10 @@ INPUTS = [
         2,
     ),
     Situation(
-        "one sample",
+        "too few samples",
         nothing,
-        (*TRAIN_MAPPER[:-1], "--samples", "1", "--out", "r"),
-        ("--samples", "1 is not in the range", "x>=2"),
+        (*TRAIN_MAPPER[:-1], "--samples", "3", "--out", "r"),
+        ("--samples", "3 is not in the range", "x>=4"),
         2,
     ),
     Situation(
@@ -580,6 +580,13 @@ def test_a_finished_run_writes_its_results_again(run: Run, place: Path) -> None:
     shutil.rmtree("run/bundle")
     assert run(*MAP_ON)[0] == 0
     assert Path("run/bundle/config.json").is_file()
+
+
+def test_the_fewest_samples_make_a_model(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clip2gan.training.mapper.CALIBRATION_SHARE", 0.0)
+    words = (*TRAIN_MAPPER[:-1], "--samples", "4", "--gap", "posterior", "--out", "few")
+    assert run(*words)[0] == 0
+    assert run(*GENERATE[:2], "few/bundle", *GENERATE[3:])[0] == 0
 
 
 # Memory

@@ -29,6 +29,31 @@ def test_latest_is_the_newest_whole_checkpoint(tmp_path):
     assert found[0] == 20
 
 
+def test_damaged_checkpoints_do_not_crowd_out_whole_ones(tmp_path, caplog):
+    run = RunFolder.open(tmp_path / "run", {})
+    for step in (10, 20):
+        run.save(step, {}, {})
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.write_bytes(b"cut short")
+    assert run.latest() is None
+    assert "00000010.safetensors: not a readable" in caplog.text
+    run.save(1, {}, {})
+    found = run.latest()
+    assert found is not None
+    assert found[0] == 1
+
+
+def test_a_checkpoint_that_a_kill_kept_is_dropped(tmp_path):
+    run = RunFolder.open(tmp_path / "run", {})
+    for step in (1, 2):
+        run.save(step, {}, {})
+    old = run.checkpoint(1).read_bytes()
+    run.save(3, {}, {})
+    run.checkpoint(1).write_bytes(old)
+    assert run.latest() is not None
+    assert [path.name[:8] for path in sorted(run.checkpoint(1).parent.iterdir())] == ["00000002", "00000003"]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_reach_no_checkpoint(bad, tmp_path):
     run = RunFolder.open(tmp_path / "run", {})

@@ -9,6 +9,7 @@ It stops when its time is over; what was not measured by then stays as it was.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from itertools import product
@@ -91,7 +92,7 @@ def calibrate(parts: Parts, domain: Domain, prompts: Sequence[str], seconds: flo
     figures |= found
     inversion, found = _calibrate_inversion(parts, domain.inversion, started + seconds, seed)
     figures |= found | {"seconds": time.monotonic() - started}
-    rounded = {name: float(f"{value:.4g}") for name, value in figures.items()}
+    rounded = {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)}
     return dataclasses.replace(domain, editing=thresholds, inversion=inversion, measured=rounded)
 
 

@@ -85,7 +85,7 @@ class MapperTraining:
     samples: int = setting(
         16384,
         "Pairs of latent and embedding to draw first, for statistics, warm-up and gap.",
-        least=2,
+        least=4,  # of which calibration compares so many
     )
     samples_from: str | None = setting(
         None,
