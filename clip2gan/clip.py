@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip2gan.clip_loading import CONFIG_NAME, HF_HUB, LOCAL_DIR, WEIGHTS_NAME, clip_source, load_clip
+from clip2gan.data.lines import check_text
 from stylegan2.atomic import atomic_path, sweep_folder
 from stylegan2.files import check_finite, save_tensors
 from stylegan2.locks import lock_folder
@@ -156,7 +157,12 @@ class ClipEncoder:
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings [N, embed_dim] (float32, unit length) of texts; beyond the context a text is cut."""
+        """Embeddings [N, embed_dim] (float32, unit length) of texts; beyond the context a text is cut.
+
+        Raises ValueError for a text that UTF-8 cannot express.
+        """
+        for text in texts:
+            check_text(text)
         tokens = self._tokenize(texts, self.context_length)
         return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=-1)
 

@@ -18,13 +18,16 @@ from torch.overrides import TorchFunctionMode
 from stylegan2.atomic import atomic_path
 from stylegan2.faults import write_error
 from stylegan2.locks import file_lock  # noqa: F401  where it was before
+from stylegan2.names import check_utf8_path
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write `tensors` as safetensors with `config` as JSON in the header, atomically.
 
-    Raises OSError, with the path, where it cannot be written; then nothing has changed.
+    Raises OSError, with the path, where it cannot be written, and ValueError for a path that is not UTF-8;
+    then nothing has changed.
     """
+    check_utf8_path(path)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         try:
@@ -44,6 +47,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path, or get it again")
+    check_utf8_path(path)
     try:
         with safe_open(path, framework="pt") as file:
             config = json.loads((file.metadata() or {}).get("config", "{}"))

@@ -1,4 +1,4 @@
-"""Names that files give for files: plain relative names inside a folder, or they are refused."""
+"""Names of files: those that files give are plain relative names inside a folder, or they are refused."""
 
 from pathlib import Path
 
@@ -19,6 +19,16 @@ def check_plain_name(name: object, nested: bool = False) -> str:
     if isinstance(name, str) and _is_plain(name, nested):
         return name
     raise ValueError(f"{name!r:.100} is not the name of a file in this folder")
+
+
+def check_utf8_path(path: str | Path) -> None:
+    """Raise ValueError for a path that is not UTF-8, as Linux allows: safetensors opens no file there."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{path}: safetensors files are read only where the path is UTF-8; rename it"
+        ) from None
 
 
 def file_inside(folder: str | Path, name: object, nested: bool = True) -> Path:

@@ -29,6 +29,7 @@ from stylegan2.atomic import atomic_path, sweep_folder
 from stylegan2.faults import name_write_errors
 from stylegan2.files import is_finite, load_tensors, save_tensors
 from stylegan2.locks import lock_folder
+from stylegan2.names import check_utf8_path
 from stylegan2.processes import is_first_process
 from stylegan2.seeds import fill_twister
 
@@ -57,10 +58,11 @@ class RunFolder:
         Of processes that share a training, the first one locks the folder until `close`, or until its run
         folders are forgotten. What a kill has left of files that were being written is removed.
 
-        Raises ValueError when `path` is a file, holds something else, or was begun with other settings, and
-        BusyError when another training works in it.
+        Raises ValueError when `path` is a file, holds something else, was begun with other settings, or is
+        not UTF-8, and BusyError when another training works in it.
         """
         path = Path(path)
+        check_utf8_path(path)
         lock = lock_folder(path) if is_first_process() else None
         try:
             claim_folder(path, {"run_format": RUN_FORMAT, **config}, "a training's folder")

@@ -16,6 +16,7 @@ from clip2gan.cli._errors import (
     command_name,
     describe,
     drop_output,
+    escape_streams,
     is_of_output,
     reserve_streams,
 )
@@ -31,7 +32,7 @@ COMMANDS = {
     "train-gan": "Train a StyleGAN2 on pictures.",
     "train-encoder": "Train the fast start of inversion.",
     "evaluate": "Measure models side by side.",
-    "convert": "Read any StyleGAN2 checkpoint; write it as safetensors.",
+    "convert": "Read any StyleGAN2 checkpoint; write safetensors, .pt or ONNX.",
     "models": "List the models at hand, with their licences.",
     "doctor": "Check what this machine supports.",
 }
@@ -117,6 +118,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """
     argv = list(sys.argv[1:] if args is None else args)
     reserve_streams()
+    escape_streams()
     for package in ("clip2gan", "stylegan2"):
         logging.getLogger(package).handlers = [_Warnings(logging.WARNING)]
     try:

@@ -185,9 +185,14 @@ def claim_outputs(paths: Sequence[Path], force: bool, folder: Path | None = None
 
 def check_outputs(paths: Sequence[Path], force: bool) -> None:
     """Refuse, before anything is computed, what could not be written in the end; nothing is left behind."""
+    from stylegan2.names import check_utf8_path
+
     for path in paths:
         if path.is_dir():
             raise click.ClickException(f"{path} is a folder; give another --out")
+        if path.suffix.lower() == ".safetensors":
+            with blame("--out"):
+                check_utf8_path(path)
     taken = [path for path in paths if path.exists()]
     if taken and not force:
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""

@@ -10,7 +10,7 @@ from clip2gan.cli._options import configure
 from clip2gan.cli._runs import open_run, tell_if_finished
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import open_captioned, picture_sides
-from clip2gan.data.pictures import MEMORY_LIMIT
+from clip2gan.data.pictures import MEMORY_LIMIT, list_skipped
 from clip2gan.training.gan import settings_of, train_conditional
 from clip2gan.training.gan_presets import PRESETS
 from clip2gan.training.settings import GanTraining
@@ -70,6 +70,8 @@ def train_captioned(
         return
     run = open_run(request.out, settings, processes)
     tell_if_finished(run, config.total_steps, ANEW, processes)
+    if processes.is_first:
+        list_skipped(opened.pictures, run.path)
     captioned = opened.embed(clip, run.path / "cache", processes)
     without = int((captioned.counts == 0).sum())
     tell(

@@ -13,7 +13,7 @@ from clip2gan.cli._options import configure
 from clip2gan.cli._runs import open_run, tell_if_finished
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.captioned import picture_sides
-from clip2gan.data.pictures import open_mixed
+from clip2gan.data.pictures import list_skipped, open_mixed
 from clip2gan.defaults import LPIPS
 from clip2gan.losses import perceptual_distance
 from clip2gan.perceptual import Distance, lpips_distance
@@ -65,6 +65,8 @@ def train_plain(request: GanRequest, perceptual: str | None) -> None:
         pictures = open_mixed(request.data, resolution)
     run = open_run(request.out, settings, processes)
     tell_if_finished(run, config.total_steps, ANEW, processes)
+    if processes.is_first:
+        list_skipped(pictures.sources, run.path)
     try:
         train(config, pictures, run, processes.device, perceptual=distance, initial=initial)
     except InitialStateError as error:

@@ -153,15 +153,15 @@ def _read_sources(texts: Sequence[str], prompts: Path | None, image: Path | None
 
         return [Source(read_picture(image), "image", image.name)]
     option = "--text" if prompts is None else "--prompts"
+    from clip2gan.data.lines import check_text, read_texts
+
     with blame(option):
         if prompts is not None:
-            from clip2gan.data.lines import read_texts
-
             texts = read_texts(prompts)
         for text in texts:
             if not text.strip():
                 raise ValueError("the text is empty; say what the picture shows")
-            text.encode()  # an argument that is not valid UTF-8 arrives with surrogates
+            check_text(text)
     return [Source(text, "text", text) for text in texts]
 
 

@@ -58,7 +58,7 @@ def command(
     assigned = parse_assignments(assignments)
     config = configure(PRESETS[preset or "small"], given, assigned)
 
-    from clip2gan.data.pictures import open_pictures
+    from clip2gan.data.pictures import list_skipped, open_pictures
     from clip2gan.data.samples import weights_fingerprint
     from clip2gan.perceptual import load_features
     from clip2gan.training.encoder import RESULT, train_encoder, untrained_encoder
@@ -91,6 +91,8 @@ def command(
     run = open_run(out, settings, processes)
     tell_if_finished(run, config.steps, "give more --steps and another --out", processes)
     check_place(out / "bundle")
+    if processes.is_first:
+        list_skipped(pictures, out)
     train_encoder(config, bundle.generator, bundle.clip, pictures, run, features=features)
     if processes.is_first:
         add_encoder(folder, out / RESULT, out / "bundle", out.name or None)

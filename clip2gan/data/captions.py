@@ -123,6 +123,8 @@ def read_captions(files: Files, any_script: bool = False, allow_missing: bool = 
         clean = " ".join(text.split())
         if (claim := claims.add(picture, where, is_pair)) is None:
             captions.skip(MISSING, f"{picture} ({where})")
+        elif not _is_text(clean):
+            captions.skip("captions with half a character (such as a cut emoji)", f"{picture} ({where})")
         elif not any(map(str.isalnum, clean)):
             captions.skip("empty captions", f"{picture} ({where})")
         elif not any_script and not is_latin(clean):
@@ -161,6 +163,15 @@ def _check_found(claims: Claims, complete: set[str], captions: Captions) -> None
                 f"{where}: only {found} of the {named} pictures that it names are found{example}; correct "
                 "the names, or go on without them by --allow-missing"
             )
+
+
+def _is_text(text: str) -> bool:
+    """Whether all of it can be written; JSON may hold halves of surrogate pairs, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_latin(text: str) -> bool:

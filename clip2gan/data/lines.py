@@ -36,6 +36,14 @@ def iter_lines(data: bytes) -> Iterator[str]:
     return (line.removesuffix("\n") for line in io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=None))
 
 
+def check_text(text: str) -> None:
+    """Raise ValueError for what UTF-8 cannot express: bytes of another encoding, or half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{text!a:.80} is not a text in UTF-8") from None
+
+
 def read_texts(file: "Path | Traversable") -> list[str]:
     """The texts of a file that has one in each line; empty lines do not count.
 

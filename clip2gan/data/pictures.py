@@ -310,11 +310,14 @@ def what_else(files: Files) -> str:
 
 
 def list_skipped(sources: Sequence[Pictures], folder: Path) -> None:
-    """Write to `folder`/skipped.txt which pictures of these sources cannot be read, if any, and why."""
+    """Write to `folder`/skipped.txt which pictures of these sources cannot be read, if any, and why.
+
+    Bytes of names that are no UTF-8 are written as escapes.
+    """
     lines = [f"{name}\t{reason}\n" for source in sources for name, reason in source.skipped.items()]
     if lines:
         with atomic_path(folder / SKIPPED) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+            temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
 def fit_square(picture: Image.Image, resolution: int) -> Image.Image:

@@ -202,7 +202,7 @@ def _work_folder(target: Path, files: Files, settings: Preparation, names: list[
     plan = {
         **asdict(settings),
         "source": files.source,
-        "names": sha256("\n".join(names).encode()).hexdigest(),
+        "names": _digest("\n".join(names)),
     }
     plan_file = folder / "plan.json"
     if _read_json(plan_file) != plan:
@@ -214,7 +214,12 @@ def _work_folder(target: Path, files: Files, settings: Preparation, names: list[
 
 
 def _chunk_file(work: Path, names: list[str]) -> Path:
-    return work / f"{sha256(names[0].encode()).hexdigest()[:16]}.zip"
+    return work / f"{_digest(names[0])[:16]}.zip"
+
+
+def _digest(names: str) -> str:
+    """Of file names, which on Linux need not be UTF-8."""
+    return sha256(names.encode(errors="surrogateescape")).hexdigest()
 
 
 def _read_json(path: Path) -> Any:
@@ -303,7 +308,9 @@ def _assemble(
         with zipfile.ZipFile(temporary, "a") as archive:
             info = zipfile.ZipInfo(DATASET, DATE)
             info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, json.dumps(about, ensure_ascii=False, separators=(",", ":")))
+            content = json.dumps(about, ensure_ascii=False, separators=(",", ":"))
+            # A byte of a name that is no UTF-8 becomes an escape of JSON.
+            archive.writestr(info, content.encode(errors="backslashreplace"))
             if embeddings is not None:
                 archive.writestr(zipfile.ZipInfo(EMBEDDINGS, DATE), embeddings)
     return os.path.getsize(target)

@@ -64,8 +64,14 @@ def there_and_back(frames: Iterable[Image.Image]) -> Iterator[Image.Image]:
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write figures of edits (with "image" besides) as CSV, a line for each picture and attribute."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    """Write figures of edits (with "image" besides) as CSV, a line for each picture and attribute.
+
+    Bytes of names that are no UTF-8 are written as escapes.
+    """
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
         writer.writeheader()
         for row in rows:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stylegan2.atomic import atomic_path
 from stylegan2.config import GeneratorConfig
-from stylegan2.files import WithoutData, atomic_path
+from stylegan2.files import WithoutData
 from stylegan2.generator import Generator, as_rgb
 from stylegan2.layers import RESAMPLE_TAPS
 from stylegan2.ops import setup_filter
