@@ -130,6 +130,7 @@ class Domain:
         alignment: how pictures must be framed before they are edited.
         vocabulary: attribute -> value -> the texts that say it, where the domain's attributes are known.
         judge: the package in `clip2gan.domains` that sees these attributes in pictures, if one does.
+        use: what to heed when its pictures are made or shown, a sentence each, for the model card.
         inversion, tuning, editing, gap: constants of the model.
         measured: what calibration measured, by name.
     """
@@ -140,6 +141,7 @@ class Domain:
     alignment: Alignment = "none"
     vocabulary: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     judge: str | None = None
+    use: tuple[str, ...] = ()
     inversion: InversionConfig = field(default_factory=InversionConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
     editing: EditThresholds = field(default_factory=EditThresholds)
@@ -153,9 +155,9 @@ class Domain:
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        texts = [*self.prompts, *self.attribute_texts]
+        texts = [*self.prompts, *self.attribute_texts, *self.use]
         if len(texts) > MOST_TEXTS:
-            raise ValueError(f"{len(texts):,} prompts and attributes; at most {MOST_TEXTS:,} are read")
+            raise ValueError(f"{len(texts):,} texts of its own; at most {MOST_TEXTS:,} are read")
         for text in (self.name, self.neutral, *texts):
             if not text.strip() or len(text) > LONGEST_TEXT:
                 raise ValueError(f"the text {text!r:.40} is empty, or longer than {LONGEST_TEXT} characters")

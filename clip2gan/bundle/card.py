@@ -1,6 +1,6 @@
 """The model card of a bundle."""
 
-from clip2gan.bundle.config import CLIP, BundleConfig, PackagedGenerator
+from clip2gan.bundle.config import CLIP, LICENSE, BundleConfig, PackagedGenerator
 
 NOT_STATED = "not stated"
 
@@ -31,6 +31,10 @@ def model_card(config: BundleConfig, model: str = ".") -> str:
         f"| {part} | {file} | {config.licences.get(part, NOT_STATED)} |" for part, file in parts.items()
     ]
     lines += [f"| {part} | | {text} |" for part, text in config.licences.items() if part not in parts]
+    if LICENSE in config.files:
+        lines += ["", f"The terms of these files are in [{LICENSE}]({LICENSE})."]
+    if config.domain.use:
+        lines += ["", "## Use", "", *(f"- {sentence}" for sentence in config.domain.use)]
     if config.figures:
         lines += ["", "## Measured", "", "| what | value | command |", "| --- | --- | --- |"]
         lines += [f"| {row['what']} | {row['value']} | `{row['command']}` |" for row in config.figures]

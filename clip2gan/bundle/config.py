@@ -15,6 +15,7 @@ from stylegan2.names import check_plain_name
 FORMAT_VERSION = 2
 CONFIG = "config.json"
 CLIP = "clip"
+LICENSE = "LICENSE"
 LARGEST_CONFIG = 4_000_000  # bytes
 MOST_PARTS = 1_000  # files, mappers, licences and figures each
 # No path: what is read must not depend on a file that lies somewhere on this machine.

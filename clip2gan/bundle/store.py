@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from clip2gan import __version__
 from clip2gan.bundle.card import model_card
-from clip2gan.bundle.config import CLIP, CONFIG, BundleConfig, PackagedGenerator, read_config
+from clip2gan.bundle.config import CLIP, CONFIG, LICENSE, BundleConfig, PackagedGenerator, read_config
 from clip2gan.bundle.locate import BUNDLED, HF_HUB, choose_mapper, locate_bundle
 from clip2gan.domain import Domain
 from stylegan2.locks import lock_file
@@ -46,6 +46,7 @@ class BundleInfo:
         domain: what belongs to the domain; None: one of this name, of which nothing else is known.
         licences: part (generator, clip, mapper, data) -> its licence and to whom it is owed.
         figures: measured results, each with "what", "value" and the "command" that measured it.
+        license_text: the terms of the bundle's files, its LICENSE; None: it has none of its own.
     """
 
     name: str
@@ -53,6 +54,7 @@ class BundleInfo:
     domain: Domain | None = None
     licences: Mapping[str, str] = field(default_factory=dict)
     figures: tuple[Mapping[str, str], ...] = ()
+    license_text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,8 @@ def write_bundle(
         if encoder is not None:
             save_encoder(encoder, folder / ENCODER, half)
         clip_name = _write_clip(clip, folder / CLIP)
+        if info.license_text is not None:
+            (folder / LICENSE).write_text(info.license_text, encoding="utf-8")
         config = BundleConfig(
             name=info.name,
             description=info.description,
@@ -298,7 +302,7 @@ def check_place(path: Path) -> None:
 
 
 def _holds_only_parts(path: Path) -> bool:
-    parts = {CONFIG, GENERATOR, GAP, ENCODER, CLIP, CARD}
+    parts = {CONFIG, GENERATOR, GAP, ENCODER, CLIP, CARD, LICENSE}
     return path.is_dir() and all(
         file.name in parts or file.match("mapper-*.safetensors") for file in path.iterdir()
     )

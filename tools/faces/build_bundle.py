@@ -22,6 +22,7 @@ from clip2gan.domain import Domain
 from tools.build_avatars import check_parts, load_all
 
 DOMAIN = Path(__file__).with_name("domain.json")
+LICENSE_TEXT = Path(__file__).with_name("LICENSE.txt")
 PROMPTS = Path(__file__).with_name("prompts.txt")
 MOST_BYTES = 45_000_000
 DESCRIPTION = (
@@ -79,7 +80,8 @@ def main(*, sources: tuple[str, ...], measured: Path | None, out: Path) -> None:
         for other in others:
             check_parts(bundle, other)
             mappers |= other.mappers
-        own = Domain(**json.loads(DOMAIN.read_text(encoding="utf-8")))
+        facts = json.loads(DOMAIN.read_text(encoding="utf-8"))
+        own = Domain(**{**facts, "use": tuple(facts["use"])})
         prompts = tuple(PROMPTS.read_text(encoding="utf-8").splitlines())
         calibrated = bundle.config.domain
         info = BundleInfo(
@@ -95,6 +97,7 @@ def main(*, sources: tuple[str, ...], measured: Path | None, out: Path) -> None:
                 **{part: TRAINED for part in ("clip", "mapper")},
             },
             figures=read_figures(measured) if measured else (),
+            license_text=LICENSE_TEXT.read_text(encoding="utf-8"),
         )
         write_bundle(out, bundle.generator, bundle.clip, mappers, bundle.gap, info=info, half=True)
     except (OSError, ValueError) as error:
