@@ -157,7 +157,7 @@ class Domain:
     def __post_init__(self):
         texts = [*self.prompts, *self.attribute_texts, *self.use]
         if len(texts) > MOST_TEXTS:
-            raise ValueError(f"{len(texts):,} texts of its own; at most {MOST_TEXTS:,} are read")
+            raise ValueError(f"{len(texts):,} prompts and attributes; at most {MOST_TEXTS:,} are read")
         for text in (self.name, self.neutral, *texts):
             if not text.strip() or len(text) > LONGEST_TEXT:
                 raise ValueError(f"the text {text!r:.40} is empty, or longer than {LONGEST_TEXT} characters")

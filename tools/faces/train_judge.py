@@ -1,6 +1,6 @@
 """Train the faces' judge on samples that nothing else sees, and measure it on labels by eye of others.
 
-    python -m tools.draw_samples --generator faces --seeds 10240-12799 --truncation 0.6:1.0 --out data/faces
+    python -m tools.draw_samples --generator faces --seeds 10240-16895 --truncation 0.6:1.0 --out data/faces
     python -m tools.faces.measure --samples data/faces --out data/faces-measured
     python -m tools.faces.train_judge --samples data/faces --measured data/faces-measured --out runs/judge
 
