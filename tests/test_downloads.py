@@ -22,6 +22,7 @@ from pathlib import Path
 from stylegan2.checkpoints.download import fetch
 logging.basicConfig(format="%(message)s")
 print("ready", flush=True)
+sys.stdin.readline()
 print(fetch(sys.argv[1], folder=Path(sys.argv[2])))
 """
 
@@ -80,9 +81,10 @@ def server() -> Iterator[Server]:
 
 
 def start(address: str, folder: Path) -> subprocess.Popen[str]:
-    """A process that fetches; it is about to when this returns."""
+    """A process that fetches when it is told to `go`."""
     process = subprocess.Popen(
         [sys.executable, "-c", FETCH, address, str(folder)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -92,12 +94,20 @@ def start(address: str, folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+def go(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 def test_one_process_fetches_and_the_others_wait(server, tmp_path):
     processes = [start(server.address, tmp_path) for _ in range(3)]
+    go(*processes)
     server.go.set()
     results = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0] * 3, results
@@ -108,9 +118,10 @@ def test_one_process_fetches_and_the_others_wait(server, tmp_path):
 
 
 def test_after_a_kill_another_goes_on_at_once(server, tmp_path):
-    first = start(server.address, tmp_path)
+    first, second = (start(server.address, tmp_path) for _ in range(2))
+    go(first)
     assert server.half_sent.wait(60)
-    second = start(server.address, tmp_path)
+    go(second)
     first.kill()
     first.communicate()
     server.go.set()
