@@ -114,9 +114,10 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a command runs: what it writes is in out/, cache/ and tmp/."""
+    """Where a command runs: what it writes is in out/, cache/ and tmp/, and what it says in `output`."""
 
     folder: Path
+    output: str = OUTPUT
 
     def make(self) -> "Place":
         for name in ("out", "cache", "tmp"):
@@ -131,7 +132,7 @@ class Place:
         code: Any = 70
         try:
             os.setpgid(0, 0)
-            with (self.folder / OUTPUT).open("ab", buffering=0) as output:
+            with (self.folder / self.output).open("ab", buffering=0) as output:
                 for stream in (1, 2):
                     os.dup2(output.fileno(), stream)
             os.chdir(self.folder)
