@@ -1,6 +1,7 @@
 """A tiny random model: every part real, none of them trained."""
 
 from collections.abc import Callable
+from collections.abc import Generator as Generating
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return code, out, err
 
     return call
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generating[None, pytest.TestReport, pytest.TestReport]:
+    """Several processes send what was captured as UTF-8, which names that are not cannot be."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
