@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from clip2gan.editing.strength import Strength
 from clip2gan.images import to_picture, to_srgb
 from clip2gan.mappers.own import OwnMapping
 from clip2gan.perceptual import load_features
+from clip2gan.sampling import seed_latents, seed_random
 from stylegan2.generator import set_precision, truncate
 from stylegan2.seeds import seed_generator
 from stylegan2.settings import check_seed
@@ -41,7 +43,7 @@ Source = Literal["invert", "encoder", "clip"]
 
 
 def load(
-    model: str = MODEL,
+    model: str | Path = MODEL,
     device: str = "auto",
     mapper: str | None = None,
     precision: str = "auto",
@@ -63,7 +65,7 @@ def load(
         FileNotFoundError: a part of the model is missing.
         OSError: the model has to be fetched and cannot be.
     """
-    return Model(load_bundle(model, resolve_device(device), mapper), model, precision, compiled)
+    return Model(load_bundle(model, resolve_device(device), mapper), str(model), precision, compiled)
 
 
 class Model:
@@ -217,10 +219,13 @@ class Model:
 
     @torch.no_grad()
     def style(self, source: int | Image.Image, truncation: float = TRUNCATION) -> Tensor:
-        """ws [1, num_ws, w_dim] of a seed's random latent or of a picture, to take fine layers from."""
-        if isinstance(source, int):
-            return self.random_ws(1, seed_generator(source), truncation)
-        return truncate(self.estimate(source), self.w_avg, truncation)
+        """ws [1, num_ws, w_dim] of a picture, or of a seed as `sample` draws it, for its fine layers."""
+        if not isinstance(source, int):
+            return truncate(self.estimate(source), self.w_avg, truncation)
+        if not self.takes_texts:
+            return seed_latents(self.generator, source, truncation=truncation).ws
+        z = torch.from_numpy(seed_random(source).randn(1, self.generator.config.z_dim))
+        return self._map_neutral(z.to(self.device, torch.float32), truncation)
 
     @torch.no_grad()
     def random_ws(self, num: int, random: torch.Generator, truncation: float = 1.0) -> Tensor:
@@ -229,8 +234,11 @@ class Model:
         if not self.takes_texts:
             c = self.generator.draw_labels(num, random)
             return self.generator.mapping(z, c, truncation_psi=truncation)
+        return self._map_neutral(z, truncation)
+
+    def _map_neutral(self, z: Tensor, truncation: float) -> Tensor:
         c = self.clip.encode_texts([self.domain.neutral])
-        return truncate(self.generator.mapping(z, c.expand(num, -1)), self.mapper(c), truncation)
+        return truncate(self.generator.mapping(z, c.expand(len(z), -1)), self.mapper(c), truncation)
 
     @torch.no_grad()
     def synthesize(self, ws: Tensor) -> Image.Image:

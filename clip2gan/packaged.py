@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from clip2gan.bundle.config import PackagedGenerator
 from clip2gan.settings import from_plain
+from stylegan2.notes import NOTE
 
 if TYPE_CHECKING:
     from stylegan2 import Generator
@@ -137,7 +138,8 @@ def _read_package(folder: Path, source: PackagedGenerator, target: Path) -> None
     from stylegan2 import save_generator
     from stylegan2.checkpoints import local_file, read_generator
 
-    log.warning("reading the generator of %s %s; this happens once", source.package, source.version)
+    package = (source.package, source.version)
+    log.warning("reading the generator of %s %s; this happens once", *package, extra=NOTE)
     generator, _ = read_generator(local_file(folder))
     generator.licence = source.licence
     save_generator(generator, target)

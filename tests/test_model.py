@@ -1,5 +1,6 @@
 """The model from Python: the same numbers for the same arguments, whatever else is asked for."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 import clip2gan
 from clip2gan.clip import ClipEncoder
 from clip2gan.model import Model, candidate_seed, load, to_picture, to_tensor
+from clip2gan.sampling import Sampler
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:
@@ -140,3 +142,21 @@ def test_the_public_names() -> None:
     assert all(hasattr(clip2gan, name) for name in clip2gan.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         clip2gan.nothing  # noqa: B018
+
+
+def test_a_models_folder_may_be_a_path(tiny: Model, tiny_bundle: Path) -> None:
+    by_path = load(tiny_bundle, device="cpu")
+    assert by_path.name == str(tiny_bundle)
+    assert by_path.bundle.fingerprint == tiny.bundle.fingerprint
+    assert json.loads(json.dumps(by_path.provenance())) == tiny.provenance()
+    assert load(Path("avatars"), device="cpu").domain.name == "avatars"
+    with pytest.raises(ValueError, match=r"unknown model 'nowhere'"):
+        load(Path("nowhere"))
+
+
+def test_a_style_by_seed_is_that_of_sample(tiny: Model) -> None:
+    for seed in (0, 7, 2**40 + 7):
+        latents = Sampler(tiny.generator, truncation=0.7).latents(seed)
+        assert tiny.style(seed).equal(latents.ws)
+    picture = tiny.generate("a hat", style=tiny.style(7))[0]
+    assert picture.tobytes() != tiny.generate("a hat")[0].tobytes()

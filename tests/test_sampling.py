@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from clip2gan.clip import ClipEncoder
 from clip2gan.images import read_metadata
 from clip2gan.sampling import MOST_SEEDS, Sampler, mix_styles, parse_layers, parse_seeds, sheet_cell, walk
 from stylegan2 import Generator, GeneratorConfig, save_generator
@@ -258,6 +259,19 @@ def test_the_licence_is_told_once(run: Run, tmp_path: Path) -> None:
         code, out, err = run(*command)
         assert (code, err) == (0, "")
         assert out.count("for tests only") == 1
+
+
+def test_a_licence_is_a_note_and_no_warning(run: Run, tiny_clip: ClipEncoder, tmp_path: Path) -> None:
+    generator = make_generator()
+    generator.licence = "for tests only"
+    path = tmp_path / "owned.safetensors"
+    save_generator(generator, path)
+    command = ("train-mapper", "--generator", path, "--clip", tiny_clip.spec, "--device", "cpu", "--dry-run")
+    code, _, err = run(*command, "--out", tmp_path / "run")
+    assert code == 0
+    notes = [line for line in err.splitlines() if "for tests only" in line]
+    assert notes == [f"Note: {path}: licence of the weights: for tests only"]
+    assert "Warning" not in err
 
 
 def test_neither_clip_nor_the_compiler_is_imported(files: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from clip2gan.bundle.config import CLIP, CONFIG, BundleConfig, read_config
 from clip2gan.messages import one_line
 
 HF_HUB = "hf-hub:"
+FETCHED = ["*.json", "*.safetensors", "*.md", "LICENSE"]
 BUNDLED = Path(__file__).parents[1] / "bundles"
 
 
@@ -15,14 +16,14 @@ def bundled_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(BUNDLED.glob(f"*/{CONFIG}"))}
 
 
-def locate_bundle(model: str) -> Path:
+def locate_bundle(model: str | Path) -> Path:
     """The folder of a model: "avatars" (or another that comes with the package), PATH, hf-hub:ORG/NAME.
 
     Raises ValueError for a name that is nothing of these, OSError when the Hub does not give it.
     """
+    model, bundled = str(model), bundled_models()
     if model.startswith(HF_HUB):
         return _download(model)
-    bundled = bundled_models()
     if model in bundled:
         return bundled[model]
     path = Path(model)
@@ -49,7 +50,7 @@ def locate_bundle(model: str) -> Path:
     raise ValueError(f"unknown model {model!r}; {hint}")
 
 
-def clip_of(model: str) -> str:
+def clip_of(model: str | Path) -> str:
     """The spec of a model's CLIP, for `ClipEncoder.load`. Raises as `locate_bundle` and `read_config` do."""
     folder = locate_bundle(model)
     clip = read_config(folder).clip
@@ -77,7 +78,9 @@ def _download(model: str) -> Path:
     repository, _, revision = model.removeprefix(HF_HUB).partition("@")
     try:
         folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.md"]
+            repository,
+            revision=revision or None,
+            allow_patterns=["*.json", "*.safetensors", "*.md", "LICENSE"],
         )
     except Exception as error:  # the Hub's client raises many kinds, from many libraries
         raise OSError(

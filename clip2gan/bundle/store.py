@@ -71,7 +71,7 @@ class Bundle:
     encoder: "LatentEncoder | None" = None
 
 
-def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | None = None) -> Bundle:
+def load_bundle(model: str | Path, device: "str | torch.device" = "cpu", mapper: str | None = None) -> Bundle:
     """Load a model and check that its parts are whole and fit each other.
 
     Args:
@@ -93,7 +93,7 @@ def load_bundle(model: str, device: "str | torch.device" = "cpu", mapper: str | 
 
     folder = locate_bundle(model)
     config = read_config(folder)
-    kind = choose_mapper(config, mapper, model)
+    kind = choose_mapper(config, mapper, str(model))
     file = lambda name: file_inside(folder, name)  # noqa: E731
     check_places(folder, config)
     generator_file = locate_generator_part(folder, config)

@@ -119,8 +119,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     argv = list(sys.argv[1:] if args is None else args)
     reserve_streams()
     escape_streams()
+    warnings = _Warnings()
     for package in ("clip2gan", "stylegan2"):
-        logging.getLogger(package).handlers = [_Warnings(logging.WARNING)]
+        logging.getLogger(package).handlers = [warnings]
     try:
         sys.exit(group.main(argv or ["--help"], prog_name="clip2gan", standalone_mode=False) or 0)
     except click.UsageError as error:
@@ -135,10 +136,19 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 class _Warnings(logging.Handler):
-    """The library's warnings as the command's own."""
+    """The library's warnings as the command's own; what is worth knowing, but no fault, as notes, once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"Warning: {' '.join(record.getMessage().split())}", err=True)
+        message = " ".join(record.getMessage().split())
+        if not getattr(record, "is_note", False):
+            click.echo(f"Warning: {message}", err=True)
+        elif message not in self._told:
+            self._told.add(message)
+            click.echo(f"Note: {message}", err=True)
 
 
 def _fail(error: BaseException, argv: Sequence[str], message: str, code: int) -> NoReturn:

@@ -24,6 +24,7 @@ from stylegan2.checkpoints.foreign import check_tool
 from stylegan2.checkpoints.pickles import CheckpointError, Value, describe
 from stylegan2.files import WithoutData, check_weights
 from stylegan2.generator import Generator, as_rgb
+from stylegan2.notes import NOTE
 
 __all__ = ["Checkpoint", "CheckpointError", "inspect", "load_generator", "local_file", "read_generator"]
 
@@ -64,8 +65,9 @@ def load_generator(
         generator = as_rgb(generator)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    licence = [] if generator.licence is None else [f"licence of the weights: {generator.licence}"]
-    for message in (*licence, *notes):
+    if generator.licence is not None:
+        log.warning("%s: licence of the weights: %s", path, generator.licence, extra=NOTE)
+    for message in notes:
         log.warning("%s: %s", path, message)
     return generator.to(device)
 
