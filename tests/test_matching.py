@@ -55,7 +55,11 @@ def test_a_caption_of_another_folder_is_no_caption_of_the_only_picture_of_that_n
 
 
 @pytest.mark.parametrize(
-    "written", ["{}", "./{}", "/home/x/data/{}", "C:\\data\\{}", "data/../{}", "images/{}", "{} "]
+    "written",
+    [
+        *("{}", "./{}", "/home/x/data/{}", "C:\\data\\{}", "data/../{}", "images/{}", "{} "),
+        *("file:///data/{}", "https://example.org/{}", "././{}", "..\\set\\{}"),
+    ],
 )
 def test_names_are_found_however_their_path_is_written(tmp_path: Path, written: str) -> None:
     pictures = [f"{part}/{number}.jpg" for part in ("train", "val") for number in range(2)]
@@ -105,6 +109,23 @@ def test_a_table_of_pictures_that_are_mostly_not_there_is_refused(tmp_path: Path
     clip = ["--condition", "clip", "--clip", "avatars", "--dry-run", "--out", tmp_path / "run"]
     code, _, err = run("train-gan", "--data", folder, *clip)
     assert (code, "--allow-missing" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "m.jsonl", "list.json"])
+def test_so_is_a_list_in_any_layout(name: str, tmp_path: Path) -> None:
+    records = [{"file_name": f"{number}.jpg", "text": f"thing {number}"} for number in range(5)]
+    lines = {
+        ".csv": table(*(record["file_name"] for record in records)),
+        ".tsv": table(*(record["file_name"] for record in records)).replace(",", "\t"),
+        ".jsonl": "".join(f"{json.dumps(record)}\n" for record in records),
+        ".json": json.dumps(records),
+    }[Path(name).suffix]
+    files = open_files(lay(tmp_path, ["0.jpg", "1.jpg"], {name: lines}))
+    with pytest.raises(ValueError, match=f"{name}: only 2 of the 5 pictures that it names are found"):
+        read_captions(files)
+    assert set(read_captions(files, allow_missing=True).of) == {"0.jpg", "1.jpg"}
+    lay(tmp_path, ["2.jpg"], {})  # more than half
+    assert len(read_captions(open_files(tmp_path)).of) == 3
 
 
 def test_annotations_of_a_collection_may_name_more_than_is_there(tmp_path: Path) -> None:
@@ -178,6 +199,23 @@ def test_a_table_of_other_columns_is_told_which_are_known(tmp_path: Path) -> Non
     assert "tables without columns of pictures (file, file_name, image" in line
     assert "filepath" in line
     assert line.endswith(": t.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.jsonl", '{"where": "0.jpg", "what": "a dog"}\n'),
+        ("m.jsonl", '{"file_name": "0.jpg", "what": "a dog"}\n'),
+        ("list.json", '[{"where": "0.jpg", "what": "a dog"}]'),
+        ("map.json", '{"0.jpg": "a dog"}'),
+    ],
+)
+def test_json_of_other_keys_is_told_which_are_known(name: str, text: str, tmp_path: Path) -> None:
+    captions = read_captions(open_files(lay(tmp_path, ["0.jpg"], {name: text})))
+    line = captions.summary()[-1]
+    assert "files of JSON without objects of pictures (file, file_name, image" in line
+    assert "captions (captions, caption, text" in line
+    assert line.endswith(f": {name}")
 
 
 NAMES = st.lists(st.sampled_from(["a", "b", "train", "val"]), max_size=3).map(

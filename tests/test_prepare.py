@@ -86,6 +86,24 @@ LAYOUTS: dict[str, dict[str, bytes | str]] = {
         "metadata.jsonl": '{"file_name": "a.png", "captions": ["a red, round hat", "a hat"]}\n'
         '{"file_name": "b.jpg", "text": "a dog"}\n',
     },
+    "JSON, a list": {
+        **PICTURES,
+        "labels.json": '[{"Image": "a.png", "Caption": ["a red, round hat", "a hat"]},'
+        ' {"image": "b.jpg", "caption": "a dog"}]',
+    },
+    "COCO, ids of two types": {
+        **PICTURES,
+        "ann/captions_val.json": '{"annotations": [{"image_id": "1", "caption": "a red, round hat"},'
+        ' {"image_id": "1", "caption": "a hat"}, {"image_id": 2, "caption": "a dog"}],'
+        ' "images": [{"id": 1, "file_name": "a.png"}, {"id": "2", "file_name": "b.jpg"}]}',
+    },
+    "Karpathy": {
+        "val2014/a.png": png(0),
+        "val2014/b.jpg": png(1),
+        "dataset_coco.json": '{"images": [{"filepath": "val2014", "filename": "a.png", "sentences":'
+        ' [{"raw": "a red, round hat"}, {"raw": "a hat"}]},'
+        ' {"filepath": "val2014", "filename": "b.jpg", "sentences": [{"raw": "a dog"}]}]}',
+    },
     "webdataset's JSON": {
         **PICTURES,
         "a.json": '{"caption": ["a red, round hat", "a hat"]}',

@@ -38,9 +38,10 @@ TABLES = {".txt", ".csv", ".tsv", ".token"}
 EXAMPLES = 1000  # that are kept of what was left out for one reason
 MISSING = "captions of missing pictures"
 NOT_UNDERSTOOD = "text files in which no caption is understood"
-UNKNOWN_COLUMNS = (
-    f"tables without columns of pictures ({', '.join(PICTURE_KEYS)}) and captions ({', '.join(CAPTION_KEYS)})"
-)
+_KNOWN = f"of pictures ({', '.join(PICTURE_KEYS)}) and captions ({', '.join(CAPTION_KEYS)})"
+UNKNOWN_COLUMNS = f"tables without columns {_KNOWN}"
+UNKNOWN_KEYS = f"files of JSON without objects {_KNOWN}"
+UNKNOWN = {".csv": UNKNOWN_COLUMNS, ".tsv": UNKNOWN_COLUMNS, ".json": UNKNOWN_KEYS, ".jsonl": UNKNOWN_KEYS}
 
 
 @dataclass
@@ -221,8 +222,9 @@ def _found(files: Files, claims: Claims, captions: Captions) -> Iterator[_Found]
         for each in _captions_in(name, lines, one, captions):
             found = True
             yield each
-        if not found and captions.count() == skipped and name != DATASET:
-            captions.skip(UNKNOWN_COLUMNS if suffix in (".csv", ".tsv") else NOT_UNDERSTOOD, name)
+        is_silent = captions.count() == skipped or suffix == ".jsonl"
+        if not found and is_silent and name != DATASET:
+            captions.skip(NOT_UNDERSTOOD if one else UNKNOWN.get(suffix, NOT_UNDERSTOOD), name)
 
 
 def _is_no_table(files: Files, name: str, claims: Claims) -> bool:
@@ -252,7 +254,8 @@ def _captions_in(
             return (_Found(name, *row) for row in _dataset(content, name, captions))
         if one:
             return [_Found(name, pair, caption, is_pair=True) for caption in texts_of(content)]
-        return (_Found(name, *row) for row in collection_rows(content))
+        is_list = isinstance(content, list)  # others are COCO's and Karpathy's, of whole collections
+        return (_Found(name, *row, complete=is_list) for row in collection_rows(content))
     if suffix in (".txt", ".caption") and one:
         return [_Found(name, pair, line, is_pair=True) for line in [*lines()] or [""]]
     if suffix in TABLES and (columns := find_columns(lines())) is not None:

@@ -55,7 +55,7 @@ def collection_rows(content: Any) -> Iterator[tuple[str, str]]:
         return
     if not isinstance(content, Mapping) or not isinstance(content.get("images"), list):
         return
-    names: dict[Any, str] = {}
+    names: dict[str, str] = {}  # by id: some tools write it as text in one place and as a number in another
     for image in content["images"]:
         if not isinstance(image, Mapping):
             continue
@@ -65,11 +65,11 @@ def collection_rows(content: Any) -> Iterator[tuple[str, str]]:
         if isinstance(image.get("filepath"), str):  # Karpathy's: the folder
             name = f"{image['filepath']}/{name}"
         if isinstance(image.get("id"), (int, str)):
-            names[image["id"]] = name
+            names[str(image["id"])] = name
         yield from ((name, text) for text in texts_of(image))
     annotations = content.get("annotations")
     for annotation in annotations if isinstance(annotations, list) else []:
         if isinstance(annotation, Mapping) and isinstance(annotation.get("caption"), str):
             image_id = annotation.get("image_id")
             if isinstance(image_id, (int, str)):
-                yield names.get(image_id, str(image_id)), annotation["caption"]
+                yield names.get(str(image_id), str(image_id)), annotation["caption"]
