@@ -1,6 +1,7 @@
 """What a kill leaves of files that were being written goes at the next start, and nothing else does."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -42,6 +43,18 @@ def watch(event, words):
 sys.addaudithook(watch)
 with atomic_folder(sys.argv[1]) as folder:
     (folder / "version").write_text("new")
+"""
+# After the first result it waits, with processes that have more to do, or nothing.
+PREPARE = """
+import multiprocessing, sys
+from pathlib import Path
+from clip2gan.data import prepare
+prepare.CHUNK = 1
+def wait_for_ever(results, total):
+    next(results)
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    input()
+prepare.prepare(sys.argv[1], Path(sys.argv[2]), prepare.Preparation(resolution=8), None, 2, wait_for_ever)
 """
 USERS = (
     ".notes.txt",
@@ -180,6 +193,25 @@ def test_preparations_and_bundles_sweep_too(tiny, tmp_path):
     write_bundle(model, bundle.generator, bundle.clip, bundle.mappers, bundle.gap, info=info)
     assert names(tmp_path) == ["model", "pictures", "x.zip"]
     assert read_config(model).name == "x"
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for processes of others as Linux does")
+def test_the_processes_of_a_preparation_end_with_it(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for index in range(6):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "pictures" / f"{index}.png")
+    words = [sys.executable, "-c", PREPARE, tmp_path / "pictures", tmp_path / "x.zip"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([str(w) for w in words], stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        workers = [os.pidfd_open(int(pid)) for pid in process.stdout.readline().split()]
+        process.kill()
+    ended = [bool(select.select([worker], [], [], 60)[0]) for worker in workers]
+    for worker, is_over in zip(workers, ended, strict=True):
+        if not is_over:
+            signal.pidfd_send_signal(worker, signal.SIGKILL)
+        os.close(worker)
+    assert ended == [True] * 2
 
 
 def test_the_cache_of_sums_is_swept(tmp_path):

@@ -22,7 +22,7 @@ from kills import Place, differences, kill, make_gan, quiet_home, wait
 from long_commands import COMMANDS, FORCE, MODEL, LongCommand, make_small, write_material
 
 TWINS = {  # what the second one is given besides
-    "prepare": ("--resize", "pad"),
+    "prepare": ("--resolution", "16"),
     "train-gan": ("--seed", "1"),
     "train-gan --condition clip": ("--seed", "1"),
     "train-mapper mlp": ("--seed", "1"),

@@ -160,7 +160,7 @@ def _in_processes(chunks: Sequence[Chunk], processes: int) -> Iterator[Iterator[
     Raises OSError where one of them is killed, as the system does when memory runs out.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context)
+    pool = ProcessPoolExecutor(min(processes, len(chunks)), context, _end_with_parent)
     try:
         with _ignoring_interrupts():  # which the processes that begin now inherit
             results = pool.map(_convert, chunks)
@@ -172,6 +172,18 @@ def _in_processes(chunks: Sequence[Chunk], processes: int) -> Iterator[Iterator[
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Have this process end when the one that began it is killed; else it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
