@@ -152,6 +152,9 @@ class Domain:
         least=8,
         most=100_000,
     )
+    least_contrast: float | None = setting(
+        None, "Contrast below which a text says nothing, see `editing.contrast`.", least=0, most=2
+    )
     measured: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):

@@ -1,11 +1,12 @@
 """The model that a command uses, and how it computes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
 
-from clip2gan.cli._common import blame, device_option, model_option, resolve_device
+from clip2gan.cli._common import blame, device_option, model_option, resolve_device, warn
 from clip2gan.cli._options import grouped, setting_option
 from clip2gan.defaults import LPIPS
 from clip2gan.domain import InversionConfig
@@ -77,3 +78,15 @@ def change_inversion(
     """A model's settings of inversion, with those of `--steps` and `--perceptual` where they were given."""
     given = {"steps": steps, "features": perceptual}
     return replace(inversion, **{name: value for name, value in given.items() if value is not None})
+
+
+def warn_of_texts(model: "Model", texts: Iterable[str]) -> None:
+    """Say so if CLIP does not read all of a text, or the text says nothing to the model."""
+    from clip2gan.editing.contrast import judge_text
+
+    for text in texts:
+        if model.clip.is_cut(text):
+            start = " ".join(text.split())[:40]
+            warn(f"CLIP reads {model.clip.context_length} tokens; the end of '{start}...' is cut off")
+        if notice := judge_text(model, text):
+            warn(str(notice))

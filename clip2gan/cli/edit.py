@@ -25,7 +25,7 @@ from clip2gan.cli._edit_options import (
     start_options,
 )
 from clip2gan.cli._edits import EditRequest, edit_picture
-from clip2gan.cli._model import ModelOptions, model_options
+from clip2gan.cli._model import ModelOptions, model_options, warn_of_texts
 from clip2gan.cli._outputs import EditFiles
 from stylegan2.faults import WriteError
 
@@ -98,6 +98,7 @@ def command(
     from clip2gan.editing.session import EditSession
     from clip2gan.images import read_photo, read_picture
 
+    warn_of_texts(editor, wanted)
     options, latents = start.read(editor)
     inversion = options.config or editor.domain.inversion
     if image is None and latents is not None:

@@ -20,7 +20,7 @@ from clip2gan.cli._common import (
     truncation_option,
     warn,
 )
-from clip2gan.cli._model import ModelOptions, model_options
+from clip2gan.cli._model import ModelOptions, model_options, warn_of_texts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -195,11 +195,9 @@ def _read_style(style_from: str | None) -> "int | Image.Image | None":
 
 
 def _warn_of(generator: "Model", source: Source) -> None:
-    """Say so if CLIP does not read all of a text, or a picture is not of the model's kind."""
+    """Say so if a text cannot be heard, or a picture is not of the model's kind."""
     if isinstance(source.content, str):
-        if generator.clip.is_cut(source.content):
-            start = " ".join(source.content.split())[:40]
-            warn(f"CLIP reads {generator.clip.context_length} tokens; the end of '{start}...' is cut off")
+        warn_of_texts(generator, [source.content])
         return
     from clip2gan.editing.kind import judge_kind
 

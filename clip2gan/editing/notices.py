@@ -97,3 +97,39 @@ class NotReached(Notice):
             f"{self.attribute!r} is not clearly {state} (CLIP {self.clearness:.2f}; {self.agrees:g} would "
             f'do); to go further, set a strength, as in --attr "{sign}{self.attribute}:3"'
         )
+
+
+@dataclass(frozen=True)
+class SaysNothing(Notice):
+    """CLIP tells the model's pictures apart by a text no better than by chance, see `editing.contrast`.
+
+    Attributes:
+        text: the text.
+        domain: the name of the model's domain.
+        groups: what the texts that the model knows are about.
+        examples: some of them, for a model whose groups are not known.
+    """
+
+    text: str
+    domain: str
+    groups: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        knows = f"words about {', '.join(self.groups)}"
+        if not self.groups:
+            knows = f"texts such as {', '.join(repr(each) for each in self.examples)}"
+        return (
+            f"CLIP finds {shorten(self.text)!r} in no pictures of {self.domain} more than in others, so they "
+            f"may show anything; this model knows {knows}"
+        )
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """A text in one line of at most so many characters.
+
+    >>> shorten("a long, long tale", 12)
+    'a long, l...'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."

@@ -3,6 +3,7 @@
     gap         the sharpness and guidance whose pictures are nearest to their texts, while those of a text
                 still differ `VARIETY` times as much as any of the generator's
     inversion   the step size and the fewest steps that come near the best error on samples
+    texts       how far CLIP tells pictures apart by texts that it does not know
     editing     how clearly CLIP finds texts in pictures drawn for them, and how alike unrelated pictures are
 
 It stops when its time is over; what was not measured by then stays as it was.
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 from clip2gan.clip import ClipEncoder
 from clip2gan.data.samples import Samples
 from clip2gan.domain import Domain, EditThresholds, GapSettings, InversionConfig
+from clip2gan.editing.contrast import measure_least_contrast
 from clip2gan.editing.directions import ReferenceBank
 from clip2gan.editing.inversion import invert, psnr
 from clip2gan.evaluation.metrics import clip_score, diversity
@@ -93,7 +95,13 @@ def calibrate(parts: Parts, domain: Domain, prompts: Sequence[str], seconds: flo
     inversion, found = _calibrate_inversion(parts, domain.inversion, started + seconds, seed)
     figures |= found | {"seconds": time.monotonic() - started}
     rounded = {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)}
-    return dataclasses.replace(domain, editing=thresholds, inversion=inversion, measured=rounded)
+    return dataclasses.replace(
+        domain,
+        editing=thresholds,
+        inversion=inversion,
+        least_contrast=measure_least_contrast(parts.clip, getattr(gap, "memory", None), domain),
+        measured=rounded,
+    )
 
 
 def _calibrate_gap(

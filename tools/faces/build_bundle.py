@@ -19,6 +19,7 @@ import click
 
 from clip2gan.bundle import BUNDLED, BundleInfo, write_bundle
 from clip2gan.domain import Domain
+from clip2gan.editing.contrast import measure_least_contrast
 from tools.build_avatars import check_parts, load_all
 
 DOMAIN = Path(__file__).with_name("domain.json")
@@ -84,12 +85,14 @@ def main(*, sources: tuple[str, ...], measured: Path | None, out: Path) -> None:
         own = Domain(**{**facts, "use": tuple(facts["use"])})
         prompts = tuple(PROMPTS.read_text(encoding="utf-8").splitlines())
         calibrated = bundle.config.domain
+        memory = getattr(bundle.gap, "memory", None)
         info = BundleInfo(
             name="faces",
             description=DESCRIPTION,
             domain=replace(
                 own,
                 prompts=prompts,
+                least_contrast=measure_least_contrast(bundle.clip, memory, own),
                 **{name: getattr(calibrated, name) for name in ("inversion", "editing", "gap", "measured")},
             ),
             licences={
