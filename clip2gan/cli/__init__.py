@@ -32,7 +32,7 @@ COMMANDS = {
     "train-gan": "Train a StyleGAN2 on pictures.",
     "train-encoder": "Train the fast start of inversion.",
     "evaluate": "Measure models side by side.",
-    "convert": "Read any StyleGAN2 checkpoint; write safetensors, .pt or ONNX.",
+    "convert": "Read any StyleGAN2 checkpoint; write safetensors, .pt, ONNX.",
     "models": "List the models at hand, with their licences.",
     "doctor": "Check what this machine supports.",
 }
