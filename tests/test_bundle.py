@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import conftest
@@ -13,8 +14,10 @@ from PIL import Image
 
 from clip2gan.bundle import BundleInfo, load_bundle, locate_bundle, model_card, read_config, write_bundle
 from clip2gan.clip import ClipEncoder
+from clip2gan.domain import Domain
 from clip2gan.gap import NoGap
 from clip2gan.mappers import new_mapper
+from clip2gan.model import Model
 from stylegan2.files import fingerprint, load_tensors, save_tensors
 
 
@@ -93,6 +96,38 @@ def test_the_model_card_names_licences_and_figures(tiny_bundle: Path) -> None:
     assert card == model_card(read_config(tiny_bundle))
     assert "| generator | generator.safetensors | MIT |" in card
     assert "| accuracy | none | `true` |" in card
+
+
+def test_terms_of_its_own_go_with_a_model_and_are_told_once(
+    tiny: Model, tmp_path: Path, run: conftest.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = deepcopy(tiny.generator)
+    generator.licence = "of the generator"
+    info = BundleInfo(
+        name="terms",
+        domain=Domain(use=("Look at it from afar.",)),
+        licences={"generator": "of the generator", "mapper": "for research"},
+        license_text="Terms\n",
+    )
+    path = tmp_path / "models" / "terms"
+    write_bundle(path, generator, tiny.clip, {"mlp": tiny.mapper}, tiny.gap, info=info)
+    assert (path / "LICENSE").read_text() == "Terms\n"
+    card = (path / "README.md").read_text()
+    assert "license: other\nlicense_link: LICENSE\n" in card
+    assert "[LICENSE](LICENSE)" in card
+    assert "- Look at it from afar." in card
+    assert "do not pass them off as photographs" in card
+
+    line = f"for research; see {path / 'LICENSE'}"
+    code, _, err = run(
+        "generate", "--model", path, "--text", "a", "--device", "cpu", "--out", tmp_path / "a.png"
+    )
+    assert (code, err) == (0, f"Note: {path}: {line}\n")
+    monkeypatch.setattr("clip2gan.bundle.locate.BUNDLED", path.parent)
+    assert f"terms                 {line}\n" in run("models")[1]
+    (path / "LICENSE").write_text("Other terms\n")
+    with pytest.raises(ValueError, match="LICENSE: its sha256 is not the one"):
+        load_bundle(str(path))
 
 
 def test_writing_replaces_a_bundle_but_nothing_else(tmp_path: Path, tiny_clip: ClipEncoder) -> None:
@@ -251,7 +286,7 @@ def test_the_hub_gives_data_files_only(tiny_bundle: Path, monkeypatch: pytest.Mo
     assert asked == {
         "repository": "someone/faces",
         "revision": "v2",
-        "allow_patterns": ["*.json", "*.safetensors", "*.md"],
+        "allow_patterns": ["*.json", "*.safetensors", "*.md", "LICENSE"],
     }
 
 

@@ -3,14 +3,22 @@
 from clip2gan.bundle.config import CLIP, LICENSE, BundleConfig, PackagedGenerator
 
 NOT_STATED = "not stated"
+USE = (  # of any model; what belongs to a domain is in `Domain.use`
+    "Pictures from this model are generated, and their metadata say so (IPTC digital source type). Keep that "
+    "in place, and do not pass them off as photographs.",
+    "Edit only pictures that are yours, or whose owners consent.",
+    "The model reflects the gaps and biases of its training data; its pictures are evidence of nothing.",
+)
 
 
 def model_card(config: BundleConfig, model: str = ".") -> str:
     """The README.md of a bundle, from its config.json; `model` is what --model must be given."""
+    own_terms = ["license: other", f"license_link: {LICENSE}"] if LICENSE in config.files else []
     lines = [
         "---",
         "library_name: clip2gan",
         "tags: [clip2gan, stylegan2, text-to-image]",
+        *own_terms,
         "---",
         "",
         f"# {config.name}",
@@ -31,10 +39,9 @@ def model_card(config: BundleConfig, model: str = ".") -> str:
         f"| {part} | {file} | {config.licences.get(part, NOT_STATED)} |" for part, file in parts.items()
     ]
     lines += [f"| {part} | | {text} |" for part, text in config.licences.items() if part not in parts]
-    if LICENSE in config.files:
+    if own_terms:
         lines += ["", f"The terms of these files are in [{LICENSE}]({LICENSE})."]
-    if config.domain.use:
-        lines += ["", "## Use", "", *(f"- {sentence}" for sentence in config.domain.use)]
+    lines += ["", "## Use", "", *(f"- {sentence}" for sentence in [*USE, *config.domain.use])]
     if config.figures:
         lines += ["", "## Measured", "", "| what | value | command |", "| --- | --- | --- |"]
         lines += [f"| {row['what']} | {row['value']} | `{row['command']}` |" for row in config.figures]

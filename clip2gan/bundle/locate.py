@@ -77,11 +77,7 @@ def _download(model: str) -> Path:
 
     repository, _, revision = model.removeprefix(HF_HUB).partition("@")
     try:
-        folder = snapshot_download(
-            repository,
-            revision=revision or None,
-            allow_patterns=["*.json", "*.safetensors", "*.md", "LICENSE"],
-        )
+        folder = snapshot_download(repository, revision=revision or None, allow_patterns=FETCHED)
     except Exception as error:  # the Hub's client raises many kinds, from many libraries
         raise OSError(
             f"cannot fetch {model} ({one_line(error)}); check the name and the network, or give the "

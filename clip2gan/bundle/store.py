@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from clip2gan.bundle.locate import BUNDLED, HF_HUB, choose_mapper, locate_bundle
 from clip2gan.domain import Domain
 from stylegan2.locks import lock_file
 from stylegan2.names import file_inside
+from stylegan2.notes import NOTE
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from clip2gan.mappers import Mapper
     from stylegan2 import Generator
 
+log = logging.getLogger(__name__)
 GENERATOR = "generator.safetensors"
 GAP = "gap.safetensors"
 ENCODER = "encoder.safetensors"
@@ -97,7 +100,10 @@ def load_bundle(model: str | Path, device: "str | torch.device" = "cpu", mapper:
     file = lambda name: file_inside(folder, name)  # noqa: E731
     check_places(folder, config)
     generator_file = locate_generator_part(folder, config)
-    generator = load_generator(generator_file, device)
+    terms = terms_of(folder, config)
+    generator = load_generator(generator_file, device, tell_licence=terms is None)
+    if terms is not None:
+        log.warning("%s: %s", model, terms, extra=NOTE)
     if kind is None and not generator.config.c_dim:
         raise ValueError(
             f"{folder / CONFIG}: 'mappers' is empty, and the generator takes no texts; get the model again"
@@ -121,6 +127,14 @@ def load_bundle(model: str | Path, device: "str | torch.device" = "cpu", mapper:
     _check_clip(bundle, sums)
     sums.save()
     return bundle
+
+
+def terms_of(folder: Path, config: BundleConfig) -> str | None:
+    """A line on the terms of its own that a bundle has, and their file; None for one without."""
+    if LICENSE not in config.files:
+        return None
+    told = next((config.licences[part] for part in ("mapper", "clip") if part in config.licences), None)
+    return f"{told}; see {folder / LICENSE}" if told else f"under the terms of {folder / LICENSE}"
 
 
 def _check_clip(bundle: Bundle, sums: "Sums") -> None:

@@ -35,6 +35,7 @@ def command(*, as_json: bool) -> None:
             "mappers": ", ".join(facts["mappers"]),
             "CLIP": facts["clip"],
             "alignment": facts["alignment"],
+            **({} if facts["terms"] is None else {"terms": facts["terms"]}),
             **{f"licence of {part}": text for part, text in facts["licences"].items()},
             **{row["what"]: row["value"] for row in facts["figures"]},
         }
@@ -52,6 +53,7 @@ def _print_rows(rows: dict[str, Any]) -> None:
 
 def _facts(name: str, path: Path) -> dict[str, Any]:
     from clip2gan.bundle import read_config
+    from clip2gan.bundle.store import terms_of
 
     config = read_config(path)
     size = sum((path / file).stat().st_size for file in config.files if (path / file).is_file())
@@ -64,6 +66,7 @@ def _facts(name: str, path: Path) -> dict[str, Any]:
         "mappers": list(config.mappers),
         "clip": "its own" if config.clip == "clip" else config.clip,
         "alignment": config.domain.alignment,
+        "terms": terms_of(path, config),
         "licences": dict(config.licences),
         "figures": list(config.figures),
     }

@@ -39,6 +39,7 @@ def load_generator(
     *,
     network: Network = "G_ema",
     sha256: str | None = None,
+    tell_licence: bool = True,
 ) -> Generator:
     """A StyleGAN2 generator from a file of any known format: frozen, float32, in eval mode, on `device`.
 
@@ -52,6 +53,7 @@ def load_generator(
         device: where to put it.
         network: "G_ema", the averaged weights, or "G", those that were trained last.
         sha256: of the file, in hex; another file is refused.
+        tell_licence: log the licence of the weights, where the file has one.
 
     Raises:
         FileNotFoundError: no such file.
@@ -65,7 +67,7 @@ def load_generator(
         generator = as_rgb(generator)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    if generator.licence is not None:
+    if generator.licence is not None and tell_licence:
         log.warning("%s: licence of the weights: %s", path, generator.licence, extra=NOTE)
     for message in notes:
         log.warning("%s: %s", path, message)
