@@ -237,7 +237,7 @@ def test_existing_files_are_kept_without_force(generate: Run) -> None:
 def test_a_folder_in_the_way_of_a_file(generate: Run) -> None:
     Path("out").touch()
     code, _, err = generate("--text", "a")
-    assert (code, err) == (1, "Error: out is a file, so out cannot be a folder; give another --out\n")
+    assert (code, err) == (1, "Error: out is a file, not a folder; give another --out\n")
 
 
 def test_a_full_disk_keeps_what_is_whole(generate: Run, monkeypatch: pytest.MonkeyPatch) -> None:

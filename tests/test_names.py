@@ -119,7 +119,7 @@ JOINED = {
         "folder / name": "as the folder lists it (`_walk`)",
     },
     "clip2gan.data.prepare": {
-        "work / f'{sha256(names[0].encode()).hexdigest()[:16]}.zip'": "a sum",
+        "work / f'{_digest(names[0])[:16]}.zip'": "a sum",
     },
     "clip2gan.editing.kind": {
         "cache_folder().with_name('clip2gan') / 'usual' / name": "a sum and a kind of mapper"
@@ -133,6 +133,14 @@ JOINED = {
         "are known; checked in locate_packaged"
     },
     "clip2gan.training.mapper": {"cache / f'pictures-{index}'": "a number"},
+    "stylegan2.atomic": {  # temporary files and folders, beside what the user asked for
+        "temporary / 'new' / path.name": "of an output",
+        "temporary / 'old' / path.name": "of an output",
+        "temporary / 'new' / old.name": "as the folder lists it",
+        "temporary.parent / old.name": "as the folder lists it",
+        "path.parent / name": "as the folder lists it",
+    },
+    "stylegan2.locks": {"Path(os.path.realpath(path.parent)) / f'.{name}{LOCK}'": "beside an output"},
     "stylegan2.checkpoints.download": {
         "folder / f'{key}.lock'": "a sum",
         "folder / f'{key}-{name}.part'": "a name of which odd characters were replaced",

@@ -94,7 +94,7 @@ def calibrate(parts: Parts, domain: Domain, prompts: Sequence[str], seconds: flo
     figures |= found
     inversion, found = _calibrate_inversion(parts, domain.inversion, started + seconds, seed)
     figures |= found | {"seconds": time.monotonic() - started}
-    rounded = {name: float(f"{value:.4g}") for name, value in figures.items() if math.isfinite(value)}
+    rounded = {name: float(f"{value:.4g}") for name, value in figures.items() if abs(value) < math.inf}
     return dataclasses.replace(
         domain,
         editing=thresholds,
