@@ -104,7 +104,9 @@ def _create(
         )
         config: Any = open_clip.get_model_config(name)
         # transformers would ask on the terminal whether to run the code that comes with a tokenizer.
-        from_hub = {"trust_remote_code": False} if config["text_cfg"].get("hf_tokenizer_name") else {}
+        from_hub: dict[str, Any] = {}
+        if config["text_cfg"].get("hf_tokenizer_name"):
+            from_hub["trust_remote_code"] = False
         tokenizer: Any = open_clip.get_tokenizer(name, **from_hub)
     if quick_gelu:
         config = {**config, "quick_gelu": True}

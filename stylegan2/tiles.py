@@ -14,7 +14,7 @@ def is_frozen_on_cpu(network: nn.Module, ws: Tensor) -> bool:
     return (
         ws.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and all(
             p.device.type == "cpu" and p.dtype == torch.float32 and not p.requires_grad
             for p in network.parameters()

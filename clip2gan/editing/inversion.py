@@ -208,7 +208,7 @@ def load_latents(
     model with another fingerprint than `model_fingerprint`, or numbers that no picture's latents have.
     """
     tensors, config = load_tensors(path)
-    fingerprints = config.get("fingerprints")
+    fingerprints: Any = config.get("fingerprints")
     shape = (generator.num_ws, generator.config.w_dim)
     ws = tensors.get("ws")
     is_list = isinstance(fingerprints, list) and all(isinstance(each, str) for each in fingerprints)

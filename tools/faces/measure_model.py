@@ -190,7 +190,7 @@ def measure_edits(
     for truth, row, edit in zip(truths, ws.split(1), progress(edits, "edits"), strict=True):
         latents = row[:, None].expand(-1, model.generator.num_ws, -1).contiguous().to(model.device)
         changed = model.change(latents, {edit.text: 1.0}, strength="auto").ws
-        before, after = (shrink(to_picture(model.synthesize(each))) for each in (latents, changed))
+        before, after = (shrink(model.synthesize(each)) for each in (latents, changed))
         pictures += [before, after]
         attributes = look(judge, [after])[0]
         reached.add(edit.group, edit.value, sees(attributes, edit.group, [edit.value]))
