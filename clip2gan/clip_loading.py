@@ -25,7 +25,8 @@ from clip2gan.clip_files import (
     read_clip_file,
     read_shapes,
 )
-from clip2gan.messages import is_out_of_memory, one_line
+from clip2gan.messages import one_line
+from stylegan2.faults import is_out_of_memory
 from stylegan2.files import check_weights
 
 LOCAL_DIR = "local-dir:"

@@ -5,7 +5,7 @@ Every model carries its `Domain` in its config.json; `train-mapper` measures the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from clip2gan.defaults import LPIPS
@@ -37,7 +37,7 @@ class InversionConfig:
         0.02, "Part of the loss that some steps must gain, or else progress is slow.", least=0, most=1
     )
     perceptual: float = setting(0.5, "Weight of the distance of features.", least=0, most=MOST_WEIGHT)
-    features: str = setting("clip", "Network whose features are compared.", choices=("clip", *LPIPS))
+    features: str = setting("clip", "Network for the perceptual distance.", choices=("clip", *LPIPS))
     pull: float = setting(
         0.01,
         "Weight of the squared distance to the mapper's estimate, which keeps the latents editable.",
@@ -59,7 +59,7 @@ class TuningConfig:
     steps: int = setting(100, "Steps of Adam.", least=0, most=100_000)
     lr: float = setting(1e-3, "Step size of Adam.", least=1e-9, most=1)
     perceptual: float = setting(0.5, "Weight of the distance of features.", least=0, most=MOST_WEIGHT)
-    features: str = setting("clip", "Network whose features are compared.", choices=("clip", *LPIPS))
+    features: str = setting("clip", "Network for the perceptual distance.", choices=("clip", *LPIPS))
     locality: float = setting(
         0.3,
         "Weight of the pictures' change at other latents, towards which the pivot is led a little.",
@@ -130,7 +130,7 @@ class Domain:
         alignment: how pictures must be framed before they are edited.
         vocabulary: attribute -> value -> the texts that say it, where the domain's attributes are known.
         judge: the package in `clip2gan.domains` that sees these attributes in pictures, if one does.
-        use: what to heed when its pictures are made or shown, a sentence each, for the model card.
+        use: advice on use for the model card, a sentence each.
         inversion, tuning, editing, gap: constants of the model.
         measured: what calibration measured, by name.
     """
@@ -167,6 +167,12 @@ class Domain:
         if self.judge is not None and not self.judge.isidentifier():
             raise ValueError(f"judge {self.judge!r:.40} is not the name of a package")
         check_limits(self)
+
+    def tuning_like(self, inversion: InversionConfig | None) -> TuningConfig:
+        """The settings of tuning, with the features of an inversion that compares by others than usual."""
+        if inversion is None or inversion.features == self.inversion.features:
+            return self.tuning
+        return replace(self.tuning, features=inversion.features)
 
     @property
     def attribute_texts(self) -> list[str]:

@@ -8,7 +8,7 @@ edit        picture -> ws by inversion or encoder, or CLIP image -> mapper
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +88,7 @@ class Model:
         self.encoder = bundle.encoder
         self.resolution = self.generator.config.img_resolution
         self.w_avg = self.generator.mapping.w_avg
+        self._features = cache(lambda kind: load_features(kind, self.clip))
         self.device = self.w_avg.device
 
     def provenance(self) -> dict[str, Any]:
@@ -279,7 +280,7 @@ class Model:
         config = config or self.domain.inversion
         return invert(
             self.generator,
-            load_features(config.features, self.clip),
+            self._features(config.features),
             targets,
             starts,
             anchor=anchor,
@@ -322,7 +323,7 @@ class Model:
         config = config or self.domain.tuning
         generator = tune(
             self.generator,
-            load_features(config.features, self.clip),
+            self._features(config.features),
             self.to_target(image),
             ws,
             lambda random: self.random_ws(1, random),

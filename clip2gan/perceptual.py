@@ -103,7 +103,7 @@ class _LpipsFeatures(nn.Module):
             cache = Path(torch.hub.get_dir()) / "checkpoints"
             raise OSError(
                 f"{kind} needs torchvision's weights of its trunk, which cannot be fetched "
-                f"({one_line(error)}); put them into {cache}, or choose --perceptual clip or stlpips"
+                f"({one_line(error)}); put them into {cache}, or choose stlpips, which needs no download"
             ) from error
         self.trunk = nn.Sequential(network.scaling_layer, network.net)
         self.heads = nn.ParameterList(head.model[-1].weight for head in network.lins)

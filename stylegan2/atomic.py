@@ -71,8 +71,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def _temporary_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, in_use = _make_temporary(path, tempfile.mkdtemp)
+    new, old = temporary / "new" / path.name, temporary / "old" / path.name
     try:
-        new, old = temporary / "new" / path.name, temporary / "old" / path.name
         new.mkdir(parents=True)
         old.parent.mkdir()
         yield new
@@ -80,6 +80,8 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
             path.replace(old)
         new.replace(path)
     finally:
+        if old.exists() and not path.exists():  # ended between the two
+            old.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         if in_use is not None:
             in_use.close()

@@ -28,6 +28,15 @@ REMEDIES = {
 _ONLY_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "bad allocation",
+)
+
+
 class WriteError(OSError):
     """A file cannot be written. Its message names the file, the cause and a remedy."""
 
@@ -38,10 +47,10 @@ class WriteError(OSError):
 def explain(error: OSError) -> str:
     """The cause and a remedy: "No space left on device; free some space, or write to another disk"."""
     cause = error.strerror or str(error) or type(error).__name__
-    number = error.errno
-    if number is None:
-        return cause
-    return f"{cause}; {REMEDIES.get(number, 'check the path and the disk')}"
+    remedy = REMEDIES.get(error.errno or 0)
+    if remedy is None and error.filename is not None:
+        remedy = "check the path and the disk"
+    return f"{cause}; {remedy}" if remedy else cause
 
 
 def write_error(path: str | Path, error: OSError) -> WriteError:
@@ -102,3 +111,10 @@ def _is_temporary(name: str | Path, path: Path) -> bool:
     """Whether this is, or is in, a temporary file or folder beside `path`."""
     found = Path(name)
     return any(part.name.startswith(".") and part.parent == path.parent for part in (found, *found.parents))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, by Python, by PyTorch on whatever device, or by the system."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _NO_MEMORY)

@@ -17,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 from stylegan2.atomic import atomic_path
 from stylegan2.faults import write_error
-from stylegan2.locks import file_lock  # noqa: F401  where it was before
 from stylegan2.names import check_utf8_path
 
 

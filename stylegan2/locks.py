@@ -195,7 +195,7 @@ def _open_output(out: Path, file: Path) -> _Output:
     except BlockingIOError as error:
         _remove_empty(made)
         raise BusyError(
-            f"another process works in {out}; wait until it has ended, or give another --out"
+            f"another process works in {out}; wait until it has ended, or choose another place"
         ) from error
     except OSError as error:
         _remove_empty(made)
@@ -209,7 +209,7 @@ def _open_in_folder(file: Path) -> HeldFile:
         # Whoever made the folder may remove it again in this moment.
         with contextlib.suppress(FileNotFoundError):
             return _open_locked(file)
-    raise FileNotFoundError(f"{file.parent} is removed as often as it is made")
+    raise FileNotFoundError(f"{file.parent} keeps being removed by another process")
 
 
 def _open_locked(path: Path, waits: Callable[[], object] | None = None) -> HeldFile:

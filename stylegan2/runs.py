@@ -99,9 +99,10 @@ class RunFolder:
         self._drop_older(step)
 
     def latest(self, drop_later: bool = True) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """The newest readable checkpoint as (step, tensors, extra), or None; later log lines are dropped.
+        """The newest usable checkpoint as (step, tensors, extra), or None; later log lines are dropped.
 
-        Of several processes only one may drop them.
+        Of several processes only one may drop them. Raises OSError where one cannot be read, which
+        says nothing of what it holds.
         """
         found = None
         damaged: list[str] = []
@@ -109,7 +110,7 @@ class RunFolder:
             try:
                 found = self._read_checkpoint(path)
                 break
-            except (ValueError, OSError) as error:  # the one before still serves
+            except ValueError as error:  # the one before still serves
                 damaged.append(str(error))
         step = -1 if found is None else found[0]
         if drop_later:

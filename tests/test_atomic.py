@@ -123,6 +123,24 @@ def test_where_nothing_can_be_locked_age_tells(tmp_path, monkeypatch):
     assert (tmp_path / "z.png").exists()
 
 
+def test_an_interruption_between_the_renamings_of_a_folder_keeps_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    with atomic_folder(path) as folder:
+        (folder / "a").write_text("old")
+    rename = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if Path(target) == path and self.parent.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as folder:
+        (folder / "a").write_text("new")
+    assert (path / "a").read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     with atomic_folder(tmp_path / "model") as folder:
         (folder / "version").write_text("old")

@@ -343,7 +343,7 @@ NAMES = [
         "a folder is a file",
         nothing,
         (*GENERATE[:-1], "prompts.txt"),
-        ("prompts.txt", "is a file, not a folder", "give another --out"),
+        ("prompts.txt", "is a file, not a folder", "choose another place"),
     ),
     Situation(
         "a parent is a file",
@@ -355,13 +355,13 @@ NAMES = [
         "a file is a folder",
         make_folder("h.safetensors"),
         ("convert", "g.safetensors", "h.safetensors"),
-        ("h.safetensors", "is a folder", "give another --out"),
+        ("h.safetensors", "is a folder", "choose another place"),
     ),
     Situation(
         "where nobody can write",
         nothing,
         (*GENERATE[:-1], "/proc/nothing/o.png"),
-        ("/proc", "No such file or directory", "give another --out"),
+        ("/proc", "No such file or directory", "choose another place"),
     ),
 ]
 

@@ -165,7 +165,7 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch:
     (tmp_path / "file").touch()
     with pytest.raises(click.ClickException, match=r"file is a file, so .*file/out cannot be a folder"):
         _common.check_outputs([tmp_path / "file" / "out" / "a.png"], force=False)
-    with pytest.raises(click.ClickException, match=r"is a folder; give another --out"):
+    with pytest.raises(click.ClickException, match=r"is a folder; choose another place"):
         _common.check_outputs([tmp_path], force=True)
 
     def denied(**_: object) -> NoReturn:
@@ -174,7 +174,7 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(_common.tempfile, "TemporaryFile", denied)
     with pytest.raises(
         click.ClickException,
-        match=r"cannot write to .*: Permission denied; .*, or give another --out",
+        match=r"cannot write to .*: Permission denied; .*, or choose another place",
     ):
         _common.check_outputs([tmp_path / "new" / "a.png"], force=False)
 

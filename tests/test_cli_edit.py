@@ -377,7 +377,8 @@ def test_edits_refuse_to_overwrite(call: Run) -> None:
     code, _, err = call("edit", *args)
     assert code == 1
     assert err == (
-        "Error: o/picture.png exists already (and 1 more); give --force to overwrite, or another --out\n"
+        "Error: o/picture.png exists already (and 1 more); give --force to overwrite, "
+        "or choose another place\n"
     )
 
 

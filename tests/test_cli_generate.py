@@ -228,7 +228,10 @@ def test_a_truncated_picture(generate: Run, picture: Path) -> None:
 def test_existing_files_are_kept_without_force(generate: Run) -> None:
     Path("face.png").write_bytes(b"mine")
     code, _, err = generate("--text", "a", "--out", "face.png")
-    assert (code, err) == (1, "Error: face.png exists already; give --force to overwrite, or another --out\n")
+    assert (code, err) == (
+        1,
+        "Error: face.png exists already; give --force to overwrite, or choose another place\n",
+    )
     assert Path("face.png").read_bytes() == b"mine"
     assert generate("--text", "a", "--out", "face.png", "--force")[0] == 0
     assert read_metadata("face.png") is not None
@@ -237,7 +240,7 @@ def test_existing_files_are_kept_without_force(generate: Run) -> None:
 def test_a_folder_in_the_way_of_a_file(generate: Run) -> None:
     Path("out").touch()
     code, _, err = generate("--text", "a")
-    assert (code, err) == (1, "Error: out is a file, not a folder; give another --out\n")
+    assert (code, err) == (1, "Error: out is a file, not a folder; choose another place\n")
 
 
 def test_a_full_disk_keeps_what_is_whole(generate: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,6 +169,11 @@ def test_a_mapper_learns_from_samples_drawn_before(whole: Path, source: Path, tm
     assert torch.allclose(pairs.embeddings[3:4], clip.encode_images(pictures), atol=1e-5)
     with pytest.raises(ValueError, match="drawn from another generator; draw samples of this one into a new"):
         open_drawn(whole, make_generator(seed=5), 20)
+    assert open_drawn(whole, generator, 20, first_seed=260).seeds == list(range(260, 280))
+    with pytest.raises(
+        ValueError, match="has 41 samples from seed 260 on, and --samples asks for 42; draw more"
+    ):
+        open_drawn(whole, generator, 42, first_seed=260)
     with pytest.raises(FileNotFoundError, match=r"has no drawn samples .*draw some by"):
         open_drawn(tmp_path, generator, 20)
 

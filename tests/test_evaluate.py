@@ -174,7 +174,7 @@ def test_lpips_without_its_trunk_says_what_evaluate_can_do(
     (tmp_path / "file").touch()  # no folder: nothing can be fetched into it
     code, _, err = run(*small, "--lpips", "lpips-squeeze")
     assert code == 1
-    assert err.splitlines()[-1].endswith("or choose --lpips stlpips")
+    assert err.splitlines()[-1].endswith("or choose stlpips, which needs no download")
     assert "--perceptual" not in err
 
 

@@ -71,7 +71,7 @@ def another_process(kind: Callable, path: Path) -> Iterator[None]:
 
 
 def busy(path: object) -> str:
-    return f"another process works in {path}; wait until it has ended, or give another --out"
+    return f"another process works in {path}; wait until it has ended, or choose another place"
 
 
 def test_a_second_process_is_told_and_one_process_may_claim_again(tmp_path):
@@ -128,7 +128,7 @@ def test_where_nothing_can_be_written_the_command_tells_why(run, tiny_bundle, tm
     out = tmp_path / "file" / "out"  # which stops even root
     code, _, err = run("generate", "--model", tiny_bundle, "--text", "x", "--out", out)
     assert code == 1
-    assert f"{tmp_path / 'file'} is a file, so {out} cannot be a folder; give another --out" in err
+    assert f"{tmp_path / 'file'} is a file, so {out} cannot be a folder; choose another place" in err
 
 
 def test_a_run_folder_is_free_when_its_run_is_closed_or_forgotten(tmp_path):

@@ -204,7 +204,7 @@ def test_without_its_trunk_lpips_says_so_before_anything_is_written(run: Run, ti
     )
     assert code == 1
     assert "lpips-squeeze needs torchvision's weights of its trunk, which cannot be fetched" in err
-    assert "or choose --perceptual clip or stlpips" in err
+    assert "or choose stlpips, which needs no download" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 

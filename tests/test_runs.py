@@ -1,6 +1,9 @@
 """Run folders: resuming, refusing other settings, exact state."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +44,20 @@ def test_damaged_checkpoints_do_not_crowd_out_whole_ones(tmp_path, caplog):
     found = run.latest()
     assert found is not None
     assert found[0] == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    run = RunFolder.open(tmp_path / "run", {})
+    run.log(1, loss=1.0)
+    run.save(1, {}, {})
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr("stylegan2.runs.load_tensors", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        run.latest()
+    assert '"step": 1' in (tmp_path / "run" / "log.jsonl").read_text()
 
 
 def test_a_checkpoint_that_a_kill_kept_is_dropped(tmp_path):

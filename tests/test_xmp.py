@@ -93,6 +93,11 @@ def test_the_type_takes_the_place_of_the_photos_own(as_elements: bool) -> None:
     assert ORIENTATION not in after  # the picture is upright now
     assert change_packet(before, COMPOSITE).count(b"DigitalSourceType=") == 1
     assert properties(change_packet(photo_packet(GENERATED), COMPOSITE))[TYPE] == GENERATED
+    element = b"<ext:DigitalSourceType>" + GENERATED.encode() + b"</ext:DigitalSourceType>"
+    reference = b'<ext:DigitalSourceType r:resource="' + GENERATED.encode() + b'"/>'
+    linked = photo_packet(GENERATED, as_elements=True).replace(element, reference)
+    assert reference in linked
+    assert properties(change_packet(linked, COMPOSITE))[TYPE] == GENERATED
     assert change_packet(before.decode().encode("utf-16"), COMPOSITE) == change_packet(before, COMPOSITE)
 
 

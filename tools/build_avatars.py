@@ -18,18 +18,15 @@ import click
 
 from clip2gan.bundle import (
     BUNDLED,
-    Bundle,
     BundleInfo,
-    load_bundle,
-    locate_bundle,
     read_config,
     write_bundle,
 )
-from clip2gan.data.samples import weights_fingerprint
 from clip2gan.editing.encoder import load_encoder
 from stylegan2.files import save_tensors
 from stylegan2.runs import RunFolder
 from stylegan2.training import averaged_networks
+from tools.bundles import join_bundles, tell_size
 from tools.measure_avatars import ROWS, as_text
 
 GAN_STATE = Path(__file__).with_name("avatars_gan.safetensors")
@@ -54,19 +51,6 @@ def read_figures(path: Path) -> tuple[dict[str, str], ...]:
         for row in ROWS
         if row.figure in figures
     )
-
-
-def load_all(source: str) -> list[Bundle]:
-    """A bundle once for each of its mappers."""
-    return [load_bundle(source, mapper=kind) for kind in read_config(locate_bundle(source)).mappers]
-
-
-def check_parts(bundle: Bundle, other: Bundle) -> None:
-    """Raises ValueError if `other` has another generator or CLIP, to which its mapper would not fit."""
-    if weights_fingerprint(bundle.generator) != weights_fingerprint(other.generator):
-        raise ValueError(f"{other.path}: its generator is not that of {bundle.path}; train both with one")
-    if bundle.clip.fingerprint() != other.clip.fingerprint():
-        raise ValueError(f"{other.path}: its CLIP is not that of {bundle.path}; train both with one")
 
 
 @click.command(help=__doc__)
@@ -103,11 +87,7 @@ def main(
     *, sources: tuple[str, ...], measured: Path | None, encoder: Path | None, gan: Path | None, out: Path
 ) -> None:
     try:
-        bundle, *others = [loaded for source in sources for loaded in load_all(source)]
-        mappers = dict(bundle.mappers)
-        for other in others:
-            check_parts(bundle, other)
-            mappers |= other.mappers
+        bundle, mappers = join_bundles(sources)
         info = BundleInfo(
             name="avatars",
             description=DESCRIPTION,
@@ -128,10 +108,7 @@ def main(
             click.echo(f"wrote {GAN_STATE}")
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    click.echo(f"wrote {out}: {size / 1e6:.1f} MB")
-    if size > MOST_BYTES:
-        raise click.ClickException(f"{out} is larger than {MOST_BYTES / 1e6:.0f} MB; make its parts smaller")
+    tell_size(out, MOST_BYTES)
 
 
 if __name__ == "__main__":

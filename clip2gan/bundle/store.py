@@ -133,7 +133,7 @@ def terms_of(folder: Path, config: BundleConfig) -> str | None:
     """A line on the terms of its own that a bundle has, and their file; None for one without."""
     if LICENSE not in config.files:
         return None
-    told = next((config.licences[part] for part in ("mapper", "clip") if part in config.licences), None)
+    told = next((config.licences[part] for part in ("mapper", "generator") if part in config.licences), None)
     return f"{told}; see {folder / LICENSE}" if told else f"under the terms of {folder / LICENSE}"
 
 

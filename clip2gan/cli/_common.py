@@ -189,7 +189,7 @@ def check_outputs(paths: Sequence[Path], force: bool) -> None:
 
     for path in paths:
         if path.is_dir():
-            raise click.ClickException(f"{path} is a folder; give another --out")
+            raise click.ClickException(f"{path} is a folder; choose another place")
         if path.suffix.lower() == ".safetensors":
             with blame("--out"):
                 check_utf8_path(path)
@@ -197,7 +197,7 @@ def check_outputs(paths: Sequence[Path], force: bool) -> None:
     if taken and not force:
         more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
         raise click.ClickException(
-            f"{taken[0]} exists already{more}; give --force to overwrite, or another --out"
+            f"{taken[0]} exists already{more}; give --force to overwrite, or choose another place"
         )
     for folder in {path.parent for path in paths}:
         _check_writable(folder)
@@ -209,13 +209,13 @@ def _check_writable(folder: Path) -> None:
         told = f"{existing} is a file, so {folder} cannot be a folder"
         if existing == folder:
             told = f"{folder} is a file, not a folder"
-        raise click.ClickException(f"{told}; give another --out")
+        raise click.ClickException(f"{told}; choose another place")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise click.ClickException(
-            f"cannot write to {existing}: {explain(error)}, or give another --out"
+            f"cannot write to {existing}: {explain(error)}, or choose another place"
         ) from error
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import click
 
-from clip2gan.messages import is_out_of_memory, one_line
-from stylegan2.faults import explain
+from clip2gan.messages import one_line
+from stylegan2.faults import explain, is_out_of_memory
 
 INTERRUPTED = 130  # the exit code of what Ctrl-C ended, by convention
 GOES_ON = ("prepare", "train-mapper", "train-gan", "train-encoder")  # when the same command is run again
@@ -20,6 +20,7 @@ _LESS_MEMORY = {
     "train-encoder": "give a smaller --batch",
     "train-gan": "give a smaller --batch or --resolution; with --condition clip, --max-memory GB",
     "invert": "give --batch 1, or a model of a lower resolution",
+    "evaluate": "give a smaller --num or --max-real",
     "prepare": "give --processes 1, or a lower --resolution",
     "convert": "read it on a machine with more memory",
 }
@@ -43,7 +44,7 @@ def describe(error: BaseException, command: str | None = None) -> str:
     if isinstance(error, (ValueError, OSError)) and str(error):
         return str(error)
     if isinstance(error, RecursionError):
-        return "a file that was read nests too deeply; get it again, or --traceback shows which one it is"
+        return "a file is nested too deeply; get it again (--traceback shows which one it is)"
     if "InvalidCxxCompiler" in str(error):
         return "--compile needs a C++ compiler and finds none; install g++, or leave it out"
     return f"{type(error).__name__}: {one_line(error)} (--traceback shows where)"

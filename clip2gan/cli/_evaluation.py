@@ -40,14 +40,10 @@ class InstrumentOptions:
         where = resolve_device(device)
         with blame("--clip"):
             encoder = ClipEncoder.load(self.clip, where) if self.clip else None
-        try:
-            distance = lpips_distance(self.lpips, where) if self.lpips else None
-        except OSError as error:  # its remedy is an option of the trainings
-            raise OSError(str(error).replace("--perceptual clip or stlpips", "--lpips stlpips")) from error
         return Instruments(
             clip=encoder,
             judge=load_judge(judge) if judge is not None else None,
-            lpips=distance,
+            lpips=lpips_distance(self.lpips, where) if self.lpips else None,
             identity=identity_distance(self.identity, where) if self.identity else None,
             inception=missing_part() is None,
         )

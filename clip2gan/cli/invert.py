@@ -109,8 +109,7 @@ def command(
     with blame("--source"):
         inverter.check_source(source)
     config = change_inversion(inverter.domain.inversion, steps, perceptual)
-    if batch is None:
-        batch = min(8, pictures_at_once(inverter.resolution, inverter.device, learning=True))
+    batch = batch or min(8, pictures_at_once(inverter.resolution, inverter.device, learning=True))
     seed_torch(seed)
     how = {"steps": config.steps, "perceptual": config.features} if source == "invert" else {"steps": None}
     settings = {"source": source, **how, "seed": seed}
@@ -137,7 +136,8 @@ def command(
                 warn(f"{path.name}: {notice}")
             report.tell([f"{path.name}: {one.psnr:.1f} dB"])
             if tune:
-                tuned = inverter.tune(picture, one.ws, progress=lambda steps: progress(steps, "tuning"))
+                tuning, show = inverter.domain.tuning_like(config), lambda steps: progress(steps, "tuning")
+                tuned = inverter.tune(picture, one.ws, tuning, show)
                 figures["psnr_tuned"] = round(tuned.psnr(picture, one.ws), 2)
                 save_generator(tuned.generator, tuned_file)
                 report.wrote(tuned_file, psnr=figures["psnr_tuned"])

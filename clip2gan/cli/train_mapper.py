@@ -131,7 +131,7 @@ def command(
     if config.samples_from is not None:
         with blame("--samples-from"):
             drawn["samples_from_sha256"] = open_drawn(
-                config.samples_from, generator, config.samples
+                config.samples_from, generator, config.samples, config.samples_first
             ).fingerprint()
     with blame("--set"):
         mapper = untrained_mapper(config, generator, clip)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clip2gan.images import read_picture
 from clip2gan.sampling import SeedLatents, draw_picture, seed_latents, seed_random
 from stylegan2 import Generator
 from stylegan2.files import atomic_path, load_tensors, save_tensors
@@ -88,7 +89,7 @@ def _stack(rows: list[tuple[SeedLatents, float]]) -> dict[str, Tensor]:
 def _read_seeds(path: Path) -> set[int]:
     try:
         return set(load_tensors(path)[0]["seed"].tolist())
-    except (FileNotFoundError, ValueError):  # not made yet, or damaged: made again
+    except (FileNotFoundError, ValueError, KeyError):  # not made yet, or damaged: made again
         return set()
 
 
@@ -140,9 +141,8 @@ class DrawnSamples:
 
 def open_sample(folder: Path, seed: int, size: int | None = None) -> Image.Image:
     """The RGB picture of a seed, as it is or at size x size."""
-    with Image.open(picture_path(folder, seed)) as file:
-        picture = file.convert("RGB")
-        return picture if size is None else picture.resize((size, size), Image.Resampling.LANCZOS)
+    picture = read_picture(picture_path(folder, seed))
+    return picture if size is None else picture.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def shard_paths(folder: Path, seeds: range) -> list[Path]:
@@ -182,13 +182,19 @@ def read_drawn(folder: Path, seeds: range = range(LARGEST_SEED + 1)) -> DrawnSam
     return DrawnSamples(folder, numbers, torch.cat(w), torch.cat(psi))
 
 
-def open_drawn(folder: str | Path, generator: Generator, count: int) -> DrawnSamples:
-    """The first `count` samples of a folder, which must have been drawn from `generator`.
+def open_drawn(folder: str | Path, generator: Generator, count: int, first_seed: int = 0) -> DrawnSamples:
+    """The `count` samples of the lowest seeds from `first_seed` on, which must be drawn from `generator`.
 
-    Raises FileNotFoundError when there is none, ValueError where the first sample's latent is not what the
-    generator makes of its seed.
+    Raises FileNotFoundError when there is none, ValueError when there are fewer, or where the first sample's
+    latent is not what the generator makes of its seed.
     """
-    drawn = read_drawn(Path(folder)).first(count)
+    found = read_drawn(Path(folder), range(first_seed, LARGEST_SEED + 1))
+    if len(found.seeds) < count:
+        raise ValueError(
+            f"{folder}: has {len(found.seeds)} samples from seed {first_seed} on, and --samples asks for "
+            f"{count}; draw more, or give --samples {len(found.seeds)}"
+        )
+    drawn = found.first(count)
     w = drawn.w[0]
     own = seed_latents(generator, drawn.seeds[0], truncation=drawn.truncation[0].item()).ws[0, 0].cpu()
     if own.shape != w.shape or not torch.allclose(own, w, atol=TOLERANCE):

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from clip2gan.data.files import Files, open_files
 from clip2gan.images import decode
 from clip2gan.images.formats import summarise_left_out, why_not_picture
-from clip2gan.messages import is_out_of_memory
+from stylegan2.faults import is_out_of_memory
 from stylegan2.files import atomic_path
 from stylegan2.progress import progress_bar
 

@@ -37,8 +37,8 @@ from clip2gan.data.pictures import fit_square, open_pictures, what_else, why_unr
 from clip2gan.data.samples import embed_pictures, embed_texts
 from clip2gan.images import decode
 from clip2gan.images.formats import HEIC_REMEDY, HEIC_SUFFIXES, suffix_of
-from clip2gan.messages import is_out_of_memory
 from stylegan2.atomic import atomic_path, sweep_file, sweep_folder
+from stylegan2.faults import is_out_of_memory
 from stylegan2.locks import lock_file
 
 Resize = Literal["crop", "pad", "squash"]

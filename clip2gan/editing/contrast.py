@@ -55,7 +55,7 @@ def judge_text(model: "Model", text: str) -> SaysNothing | None:
         return None
     examples = domain.prompts[:: max(1, len(domain.prompts) // 3)][:3]
     groups = tuple(name.replace("_", " ") for name in domain.vocabulary)
-    return SaysNothing(text, model.domain.name, groups, examples)
+    return SaysNothing(text, groups, examples)
 
 
 def _plain(text: str) -> str:

@@ -105,13 +105,11 @@ class SaysNothing(Notice):
 
     Attributes:
         text: the text.
-        domain: the name of the model's domain.
         groups: what the texts that the model knows are about.
         examples: some of them, for a model whose groups are not known.
     """
 
     text: str
-    domain: str
     groups: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
 
@@ -120,8 +118,8 @@ class SaysNothing(Notice):
         if not self.groups:
             knows = f"texts such as {', '.join(repr(each) for each in self.examples)}"
         return (
-            f"CLIP finds {shorten(self.text)!r} in no pictures of {self.domain} more than in others, so they "
-            f"may show anything; this model knows {knows}"
+            f"{shorten(self.text)!r} means hardly anything to this model's CLIP, so the picture may show "
+            f"anything; it knows {knows}"
         )
 
 

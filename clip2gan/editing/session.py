@@ -220,7 +220,8 @@ class Face:
         if not self._options.tune:
             return self._model
         show = lambda steps: self._progress(steps, "tuning")  # noqa: E731
-        return self._model.tune(self.picture, self.ws, progress=show)
+        tuning = self._model.domain.tuning_like(self._options.config)
+        return self._model.tune(self.picture, self.ws, tuning, show)
 
     @cached_property
     def origin(self) -> Origin:

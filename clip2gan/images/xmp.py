@@ -102,7 +102,8 @@ def _take(description: "Element", name: tuple[str, str]) -> str | None:
         description.removeAttributeNS(*name)
     for node in list(description.childNodes):
         if node.nodeType == node.ELEMENT_NODE and (node.namespaceURI, node.localName) == name:
-            value = "".join(child.data for child in node.childNodes if child.nodeType == child.TEXT_NODE)
+            text = "".join(child.data for child in node.childNodes if child.nodeType == child.TEXT_NODE)
+            value = node.getAttributeNS(_RDF, "resource") or text.strip()
             description.removeChild(node)
     return value
 

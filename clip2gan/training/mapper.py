@@ -85,7 +85,7 @@ def train_mapper(
     config = dataclasses.replace(config, precision=resolve_precision(config.precision, clip.device))
     networks = networks or Networks.load(config, clip.device)
     cache = run.path / "cache"
-    samples = _pairs(config, generator, clip, cache / SAMPLED, processes)
+    samples = _load_pairs(config, generator, clip, cache / SAMPLED, processes)
     prompts = plain_prompts(config.prompts, domain)
     gap, gap_report = _fit_gap(
         config, clip, samples, pictures, prompts=prompts, cache=cache, processes=processes
@@ -267,13 +267,13 @@ def untrained_mapper(config: MapperTraining, generator: Generator, clip: ClipEnc
     return mapper
 
 
-def _pairs(
+def _load_pairs(
     config: MapperTraining, generator: Generator, clip: ClipEncoder, cache: Path, processes: Processes
 ) -> Samples:
     """The pairs of latent and embedding: drawn now, or from a folder of samples."""
     if config.samples_from is None:
         return draw_samples(generator, clip, config.samples, config.seed, cache, processes)
-    drawn = open_drawn(config.samples_from, generator, config.samples)
+    drawn = open_drawn(config.samples_from, generator, config.samples, config.samples_first)
     return embed_drawn(drawn, clip, cache, processes)
 
 

@@ -85,13 +85,16 @@ class MapperTraining:
     samples: int = setting(
         16384,
         "Pairs of latent and embedding to draw first, for statistics, warm-up and gap.",
-        least=4,  # of which calibration compares so many
+        least=4,  # calibration compares this many
     )
     samples_from: str | None = setting(
         None,
         "Take the pairs from a folder that tools.draw_samples filled from this generator, the lowest seeds "
         "first, rather than draw them; several trainings can share it.",
         metavar="DIR",
+    )
+    samples_first: int = setting(
+        0, "Lowest seed that is taken from `samples_from`, so that those below it can serve tests.", least=0
     )
     gap: str = setting(
         "posterior",

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stylegan2.faults import is_out_of_memory
 from stylegan2.processes import Processes
 from stylegan2.progress import progress_bar
 from stylegan2.runs import RunFolder, pack, step_generator, unpack
@@ -305,6 +306,8 @@ class Trainer:
             self._figures = {name: (total, count) for name, (total, count) in state.pop("figures").items()}
             self._skipped, self._in_a_row = state.pop("skipped")
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):  # which says nothing of the file
+                raise
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise ValueError(
                 f"{self.run.checkpoint(done)}: not a checkpoint of this training ({reason}); remove it, and "

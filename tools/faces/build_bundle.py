@@ -20,11 +20,13 @@ import click
 from clip2gan.bundle import BUNDLED, BundleInfo, write_bundle
 from clip2gan.domain import Domain
 from clip2gan.editing.contrast import measure_least_contrast
-from tools.build_avatars import check_parts, load_all
+from clip2gan.settings import from_plain
+from tools.bundles import join_bundles, tell_size
 
 DOMAIN = Path(__file__).with_name("domain.json")
-LICENSE_TEXT = Path(__file__).with_name("LICENSE.txt")
+LICENSE_TEXT = Path(__file__).with_name("bundle_license.txt")
 PROMPTS = Path(__file__).with_name("prompts.txt")
+CALIBRATED = ("inversion", "tuning", "editing", "gap", "references", "measured")
 MOST_BYTES = 45_000_000
 DESCRIPTION = (
     "Portraits of people at 1024x1024 from words. The generator is MobileStyleGAN of FFHQ, which the package "
@@ -47,9 +49,8 @@ ROWS = {
 def read_figures(path: Path) -> tuple[dict[str, str], ...]:
     """The rows of a file of `tools.faces.measure_model`, for the model card."""
     measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    command = "python -m tools.faces.measure_model --samples data/faces"
     return tuple(
-        {"what": what, "value": as_text(measured[name]), "command": command}
+        {"what": what, "value": as_text(measured[name]), "command": measured["command"]}
         for name, what in ROWS.items()
         if name in measured
     )
@@ -76,13 +77,9 @@ def as_text(row: Mapping[str, Any]) -> str:
 )
 def main(*, sources: tuple[str, ...], measured: Path | None, out: Path) -> None:
     try:
-        bundle, *others = [loaded for source in sources for loaded in load_all(source)]
-        mappers = dict(bundle.mappers)
-        for other in others:
-            check_parts(bundle, other)
-            mappers |= other.mappers
+        bundle, mappers = join_bundles(sources)
         facts = json.loads(DOMAIN.read_text(encoding="utf-8"))
-        own = Domain(**{**facts, "use": tuple(facts["use"])})
+        own = from_plain(Domain, facts)
         prompts = tuple(PROMPTS.read_text(encoding="utf-8").splitlines())
         calibrated = bundle.config.domain
         memory = getattr(bundle.gap, "memory", None)
@@ -93,7 +90,7 @@ def main(*, sources: tuple[str, ...], measured: Path | None, out: Path) -> None:
                 own,
                 prompts=prompts,
                 least_contrast=measure_least_contrast(bundle.clip, memory, own),
-                **{name: getattr(calibrated, name) for name in ("inversion", "editing", "gap", "measured")},
+                **{name: getattr(calibrated, name) for name in CALIBRATED},
             ),
             licences={
                 "generator": bundle.generator.licence or "",
@@ -102,13 +99,19 @@ def main(*, sources: tuple[str, ...], measured: Path | None, out: Path) -> None:
             figures=read_figures(measured) if measured else (),
             license_text=LICENSE_TEXT.read_text(encoding="utf-8"),
         )
-        write_bundle(out, bundle.generator, bundle.clip, mappers, bundle.gap, info=info, half=True)
+        write_bundle(
+            out,
+            bundle.generator,
+            bundle.clip,
+            mappers,
+            bundle.gap,
+            info=info,
+            half=True,
+            encoder=bundle.encoder,
+        )
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    click.echo(f"wrote {out}: {size / 1e6:.1f} MB")
-    if size > MOST_BYTES:
-        raise click.ClickException(f"{out} is larger than {MOST_BYTES / 1e6:.0f} MB; make its parts smaller")
+    tell_size(out, MOST_BYTES)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 Each share is given as the judge sees it (raw), and divided: for each value, what the judge finds is divided
 by its hit rate on labels by eye of samples that it did not see (`judge.json`), at most 1, for it misses as
-much of what is there. The samples are the hand-labelled ones of seeds 1200 to 1399, which neither CLIP, nor a
-mapper, nor the judge has learnt from. The prompts are `clip2gan/domains/faces/prompts.json`.
+much of what is there. The samples are the hand-labelled ones of seeds 1200 to 1399, which neither CLIP nor
+the judge has learnt from, nor a mapper of `train-mapper --set samples_first=1400`. The prompts are those of
+`clip2gan/domains/faces/prompts.json`.
 
 --pictures DIR keeps the drawn pictures on sheets, to be looked at.
 """
@@ -89,6 +90,7 @@ class Tally:
 
 def read_hit_rates() -> dict[str, dict[str, float]]:
     """The judge's hit rate for each group and value."""
+    # Groups that are measured rather than labelled have none, and are counted as they are seen.
     figures = json.loads(WEIGHTS.with_suffix(".json").read_text(encoding="utf-8"))
     return {name: row["hit_rate"] for name, row in figures.items()}
 
@@ -122,8 +124,10 @@ def measure_texts(
         for attributes in seen[-1]:
             for group, values in prompt["claims"].items():
                 found.append(sees(attributes, group, values))
-                for value in values:
-                    tally.add(group, value, found[-1], 1 / len(values))
+                # One of several values that would do: the one that is seen, or else a share of each.
+                tried = [attributes[group]] if found[-1] else values
+                for value in tried:
+                    tally.add(group, value, found[-1], 1 / len(tried))
         if sum(found) / len(found) < 0.6:
             missed.append(f"{prompt['text']} ({sum(found)} of {len(found)})")
         if sheets is not None:
@@ -235,11 +239,11 @@ def summarise(tally: Tally, hit_rates: HitRates) -> dict[str, Any]:
     }
 
 
-def as_table(measured: Mapping[str, Mapping[str, Any]]) -> str:
+def as_table(measured: Mapping[str, Any]) -> str:
     """The shares as a Markdown table."""
     lines = ["| | raw | divided |", "|---|---|---|"]
     for name, row in measured.items():
-        if "raw" in row:
+        if isinstance(row, dict) and "raw" in row:
             lines.append(f"| {name} | {row['raw']:.1%} | {row['divided']:.1%} |")
     return "\n".join([*lines, f"| variety | {measured['variety']['value']:.2f} | |"])
 
@@ -271,7 +275,10 @@ def main(
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     texts, free, missed = measure_texts(model, judge, judged_prompts("faces")[:num_prompts], pictures)
-    measured: dict[str, dict[str, Any]] = {
+    options = "" if mapper is None else f" --mapper {mapper}"
+    options += "" if num_prompts is None else f" --prompts {num_prompts}"
+    measured: dict[str, Any] = {
+        "command": f"python -m tools.faces.measure_model --model {name} --samples data/faces{options}",
         "texts": {**summarise(texts, hit_rates), "missed": missed},
         "variety": {"value": free},
         "kept": summarise(measure_kept(model, judge, truths, drawn, pictures), hit_rates),

@@ -13,6 +13,7 @@ probabilities.safetensors. A sample is taken for a value where its probability i
 labels, precision and balanced accuracy reach --accuracy; of a sample with a label that label is taken.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from clip2gan.data.drawn import DrawnSamples, read_drawn
 from clip2gan.domains.faces.judge import RESOLUTION, Judge
 from clip2gan.domains.faces.vocabulary import groups
 from stylegan2.atomic import atomic_path, sweep_folder
-from stylegan2.files import save_tensors
+from stylegan2.files import fingerprint, save_tensors
 from stylegan2.locks import lock_folder
 from stylegan2.runs import RunFolder
 from tools.draw_samples import SeedRange
@@ -81,6 +82,12 @@ def gather(samples_folder: Path, measured_folder: Path, seeds: range, labels: La
     if not any((values >= 0).any() for values in known.labelled.values()):
         raise ValueError(f"no label is of a sample of seeds {seeds.start} to {seeds.stop - 1}")
     return known
+
+
+def digests(labels: Sequence[Path], samples: DrawnSamples) -> dict[str, str]:
+    """What a run was made from, so that other labels or samples are another run."""
+    both = "".join(sorted(fingerprint(path) for path in labels))
+    return {"labels": hashlib.sha256(both.encode()).hexdigest(), "samples": samples.fingerprint()}
 
 
 def spread(known: Known, seen: Tensor, run: RunFolder, steps: int) -> tuple[Probabilities, Probabilities]:
@@ -227,7 +234,7 @@ def _one_hot(values: Tensor, num: int) -> Tensor:
 
 
 def spread_by_folds(
-    known: Known, out: Path, folds: int, steps: int
+    known: Known, out: Path, folds: int, steps: int, known_from: Mapping[str, str]
 ) -> tuple[dict[str, Probabilities], Probabilities]:
     """Spread once a fold.
 
@@ -238,7 +245,8 @@ def spread_by_folds(
     held_out: dict[str, Probabilities] = {}
     both_of = []
     for fold in range(folds):
-        run = RunFolder.open(out / f"fold-{fold}", {"command": "faces.spread", "fold": fold, "steps": steps})
+        settings = {"command": "faces.spread", "fold": fold, "steps": steps, **known_from}
+        run = RunFolder.open(out / f"fold-{fold}", settings)
         of_probes, of_pictures = spread(known, fold_of != fold, run, steps)
         both = combine(of_probes, of_pictures)
         both_of.append(both)
@@ -328,7 +336,7 @@ def main(
         click.get_current_context().with_resource(lock_folder(out))
         sweep_folder(out)
         known = gather(samples, measured, seeds, read_labels(labels))
-        held_out, said = spread_by_folds(known, out, folds, steps)
+        held_out, said = spread_by_folds(known, out, folds, steps, digests(labels, known.samples))
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     report = make_report(known, held_out, accuracy)

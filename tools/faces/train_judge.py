@@ -16,15 +16,17 @@ import click
 import torch
 from torch import Tensor
 
+from clip2gan.data.samples import to_floats
 from clip2gan.domains.faces.judge import WEIGHTS, Judge
 from clip2gan.domains.faces.vocabulary import groups
+from clip2gan.domains.judges import judge_images
 from stylegan2.files import atomic_path
 from stylegan2.runs import RunFolder
-from tools.faces.classifier import classify, train_classifier
+from tools.faces.classifier import train_classifier
 from tools.faces.labels import JUDGE_LABELS, read_labels
 from tools.faces.probes import fit_probes
 from tools.faces.samples import FIRST_JUDGE_SEED
-from tools.faces.spread import Known, compare, gather, make_targets
+from tools.faces.spread import Known, compare, digests, gather, make_targets
 
 LAST_SEED = 1 << 40
 TEST_EVERY = 3
@@ -52,7 +54,7 @@ def train(known: Known, run: RunFolder, steps: int) -> Judge:
 def measure(judge: Judge, known: Known) -> dict[str, dict]:
     """For each labelled group: balanced accuracy, and of each value the hit rate, precision and labels."""
     test = is_test(known)
-    said = classify(judge, known.pixels[test])
+    said = judge_images(judge, to_floats(known.pixels[test]))  # as `Judge.see` looks
     figures = {}
     for name, values in known.labelled.items():
         found = compare(name, said[name].argmax(1), values[test])
@@ -84,7 +86,7 @@ EXISTING = click.Path(exists=True, path_type=Path)
 @click.option(
     "--labels", type=EXISTING, multiple=True, default=JUDGE_LABELS, help="CSV of labels; repeatable."
 )
-@click.option("--steps", type=click.IntRange(1), default=800, show_default=True, help="Training steps.")
+@click.option("--steps", type=click.IntRange(1), default=1300, show_default=True, help="Training steps.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run folder.")
 @click.option(
     "--weights", type=click.Path(path_type=Path), default=WEIGHTS, help="Where the judge is written."
@@ -94,7 +96,8 @@ def main(
 ) -> None:
     try:
         known = gather(samples, measured, range(FIRST_JUDGE_SEED, LAST_SEED), read_labels(labels))
-        run = RunFolder.open(out, {"command": "faces.train_judge", "steps": steps})
+        settings = {"command": "faces.train_judge", "steps": steps, **digests(labels, known.samples)}
+        run = RunFolder.open(out, settings)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     judge = train(known, run, steps)
